@@ -1,0 +1,271 @@
+//! The control channel: what the keeper and PID 1 of the guest say to each other over vsock.
+//!
+//! The guest connects, so nobody has to poll while it boots:
+//!
+//! | host port | connection | carries |
+//! |---|---|---|
+//! | [`CONTROL_PORT`] | one for the life of the guest | frames: [`ToHost`] up, [`ToGuest`] down |
+//! | [`STREAM_PORT`] | two a session | a [`StreamHeader`] frame, then raw bytes |
+//!
+//! A frame is a little-endian `u32` length (at most [`MAX_FRAME`] bytes) and that many bytes of
+//! JSON. Raw streams get their back-pressure from vsock credit and their end of file from a
+//! half-closed connection: a full stdin never delays a signal.
+//!
+//! No value of a secret crosses this channel. [`Start::secret_env`] names the secrets that the
+//! workload wants exported; the child that becomes the workload reads them from `/run/secrets`.
+
+use std::io::{self, Read, Write};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Version of the messages below; [`ToHost::Hello`] carries it and the keeper refuses another one.
+pub const VERSION: u32 = 1;
+
+/// Context id of the host in vsock addresses (`VMADDR_CID_HOST`).
+pub const HOST_CID: u32 = 2;
+
+/// Host port of the control connection.
+pub const CONTROL_PORT: u32 = 1024;
+
+/// Host port of stream connections.
+pub const STREAM_PORT: u32 = 1025;
+
+/// Largest frame, in bytes: an argument vector and an environment of the size Linux accepts by
+/// default (a quarter of an 8 MiB stack), with room for JSON's escapes.
+pub const MAX_FRAME: usize = 4 << 20;
+
+/// What PID 1 tells the keeper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToHost {
+    /// First frame of the control connection.
+    Hello {
+        /// [`VERSION`] of the guest.
+        version: u32,
+        /// Time since the guest kernel started, in microseconds (`CLOCK_BOOTTIME`).
+        uptime_us: u64,
+    },
+    /// The session's process runs.
+    Started {
+        /// [`Start::session`].
+        session: u32,
+    },
+    /// The session's process has ended and its output has been sent to the end.
+    Exited {
+        /// [`Start::session`].
+        session: u32,
+        /// Exit code as shells report it: 128+n for death by signal n.
+        code: u8,
+    },
+    /// The session could not be started.
+    Failed {
+        /// [`Start::session`].
+        session: u32,
+        /// 127 where the command was not found, 126 where it could not be run, 125 otherwise.
+        code: u8,
+        /// What failed, on what, and what to do.
+        message: String,
+    },
+}
+
+/// What the keeper tells PID 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToGuest {
+    /// Start the workload.
+    Start(Start),
+    /// The terminal of a session has another size.
+    WindowSize {
+        /// [`Start::session`].
+        session: u32,
+        /// The new size.
+        size: WindowSize,
+    },
+    /// Send a signal to a session's process group.
+    Signal {
+        /// [`Start::session`].
+        session: u32,
+        /// Linux signal number (x86-64).
+        signal: i32,
+    },
+}
+
+/// One process to run in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// Number chosen by the keeper; stream headers and later messages repeat it.
+    pub session: u32,
+    /// Root file system to change into first; `None` keeps the initramfs.
+    pub root: Option<Root>,
+    /// Command and arguments; never empty. Looked up in the `PATH` of the resulting environment.
+    pub argv: Vec<String>,
+    /// Explicit variables; they win over secrets, which win over PID 1's defaults.
+    pub env: Vec<(String, String)>,
+    /// Names of secrets that are exported to the process as variables of the same name.
+    pub secret_env: Vec<String>,
+    /// `USER`, `UID`, `USER:GROUP` or `UID:GID`, looked up in the guest; `None` is root.
+    pub user: Option<String>,
+    /// Working directory; `None` is the user's home directory, or `/` if there is none.
+    pub workdir: Option<String>,
+    /// A pseudo-terminal of this size instead of three pipes.
+    pub terminal: Option<WindowSize>,
+    /// Whether standard input is connected; `/dev/null` otherwise.
+    pub stdin: bool,
+}
+
+/// How the block device `/dev/vda` becomes the root file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// Mounted read-only.
+    ReadOnly,
+    /// Mounted read-only under an overlay in memory.
+    Overlay,
+}
+
+/// Size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Columns.
+    pub cols: u16,
+}
+
+/// First frame of a stream connection, sent by the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamHeader {
+    /// [`Start::session`].
+    pub session: u32,
+    /// What the bytes after the header are.
+    pub stream: Stream,
+}
+
+/// The two stream connections of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Standard input towards the guest and standard output towards the host; with a terminal, its
+    /// two directions.
+    Stdio,
+    /// Standard error towards the host; absent with a terminal.
+    Stderr,
+}
+
+/// Failures of [`read_frame`] and [`write_frame`].
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The connection ended between two frames.
+    #[error("the control connection was closed")]
+    Closed,
+    /// The connection failed, or ended inside a frame.
+    #[error("the control connection failed")]
+    Io(#[source] io::Error),
+    /// The length prefix, or the message to send, is over [`MAX_FRAME`].
+    #[error("a control frame of {0} bytes is over the limit of {MAX_FRAME}")]
+    TooLong(usize),
+    /// The bytes are not a message of this version.
+    #[error("a control frame is not a valid message")]
+    Malformed(#[source] serde_json::Error),
+}
+
+/// Reads one frame; blocks until it is whole.
+///
+/// # Errors
+/// See [`FrameError`]; after any of them the connection is of no further use.
+pub fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> Result<T, FrameError> {
+    let mut prefix = [0; 4];
+    match from.read(&mut prefix[..1]) {
+        Ok(0) => return Err(FrameError::Closed),
+        Ok(_) => from.read_exact(&mut prefix[1..]).map_err(FrameError::Io)?,
+        Err(error) => return Err(FrameError::Io(error)),
+    }
+    let length = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
+    if length > MAX_FRAME {
+        return Err(FrameError::TooLong(length));
+    }
+    let mut body = vec![0; length];
+    from.read_exact(&mut body).map_err(FrameError::Io)?;
+    serde_json::from_slice(&body).map_err(FrameError::Malformed)
+}
+
+/// Writes one frame with a single call to `write_all`.
+///
+/// # Errors
+/// [`FrameError::TooLong`] before anything is written, or [`FrameError::Io`].
+pub fn write_frame<T: Serialize>(to: &mut impl Write, message: &T) -> Result<(), FrameError> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message).map_err(FrameError::Malformed)?;
+    let length = frame.len() - 4;
+    let prefix = u32::try_from(length)
+        .ok()
+        .filter(|_| length <= MAX_FRAME)
+        .ok_or(FrameError::TooLong(length))?;
+    frame[..4].copy_from_slice(&prefix.to_le_bytes());
+    to.write_all(&frame).map_err(FrameError::Io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_frame_round_trip() {
+        let message = ToGuest::Start(Start {
+            session: 7,
+            root: Some(Root::Overlay),
+            argv: vec!["sh".into(), "-c".into(), "é\n\"".into()],
+            env: vec![("A".into(), "b=c".into())],
+            secret_env: vec!["API_KEY".into()],
+            user: Some("nobody".into()),
+            workdir: None,
+            terminal: Some(WindowSize { rows: 24, cols: 80 }),
+            stdin: true,
+        });
+        let mut wire = Vec::new();
+
+        write_frame(&mut wire, &message).expect("a frame of this size is written");
+
+        let mut rest = wire.as_slice();
+        assert_eq!(
+            read_frame::<ToGuest>(&mut rest).expect("it reads back"),
+            message
+        );
+        assert!(matches!(
+            read_frame::<ToGuest>(&mut rest),
+            Err(FrameError::Closed)
+        ));
+    }
+
+    #[test]
+    fn test_read_frame_oversized_length_is_refused_before_allocating() {
+        let wire = u32::MAX.to_le_bytes();
+        let read = read_frame::<ToHost>(&mut wire.as_slice());
+        assert!(matches!(read, Err(FrameError::TooLong(n)) if n == u32::MAX as usize));
+    }
+
+    #[test]
+    fn test_read_frame_truncated_is_an_io_error() {
+        let mut wire = Vec::new();
+        write_frame(&mut wire, &ToHost::Started { session: 1 }).expect("written");
+        for cut in 1..wire.len() {
+            let read = read_frame::<ToHost>(&mut &wire[..cut]);
+            assert!(
+                matches!(read, Err(FrameError::Io(_))),
+                "cut at {cut}: {read:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn test_read_frame_unknown_message_is_malformed() {
+        let mut wire = Vec::new();
+        write_frame(&mut wire, &serde_json::json!({"type": "surprise"})).expect("written");
+        let read = read_frame::<ToHost>(&mut wire.as_slice());
+        assert!(matches!(read, Err(FrameError::Malformed(_))));
+    }
+}

@@ -1,0 +1,2 @@
+//! The cachot command.
+fn main() {}
