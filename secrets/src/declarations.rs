@@ -1,0 +1,476 @@
+//! All secrets of a VM together: declared, checked against each other, resolved or refused as one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::name::{Name, NameError};
+use crate::reference::{Declaration, DeclarationError, Delivery, Reference};
+use crate::schemes::{Dotenv, Env, ResolveError, Scheme, Schemes, dotenv};
+use crate::value::SecretValue;
+
+/// Most bytes that the secrets of one VM have together: 16 MiB.
+pub const MAX_TOTAL_LEN: usize = 16 << 20;
+
+/// Most secrets of one VM.
+pub const MAX_SECRETS: usize = 1024;
+
+/// Shortest value that a snapshot can be searched for, in bytes.
+const MIN_SEARCHABLE_LEN: usize = 8;
+
+/// The secrets that a command declares.
+///
+/// Nothing fails before the end: [`Declarations::resolve`] reports every declaration that is wrong
+/// and every reference that has no value, and gives no values at all if there is one.
+#[derive(Debug, Default)]
+pub struct Declarations {
+    declared: Vec<Result<Declaration, Rejected>>,
+    env_file: Option<PathBuf>,
+}
+
+/// A declaration that cannot be read.
+#[derive(Debug)]
+struct Rejected {
+    subject: Subject,
+    error: DeclarationError,
+}
+
+/// A secret that is ready for delivery.
+#[derive(Debug)]
+pub struct Resolved {
+    /// Its name; no other secret of the VM has it.
+    pub name: Name,
+    /// How it appears in the guest.
+    pub delivery: Delivery,
+    /// Its bytes.
+    pub value: SecretValue,
+    /// Name of the scheme that the bytes came from.
+    pub source: &'static str,
+    /// What the user should know about it.
+    pub warnings: Vec<Warning>,
+}
+
+/// What the user should know about a secret that is delivered all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warning {
+    /// Its place is not encrypted; with the scheme's name.
+    Plaintext(&'static str),
+    /// Its value is too short to tell from chance; with its length in bytes.
+    Short(usize),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plaintext(scheme) => write!(
+                f,
+                "secret scheme {scheme:?} is plaintext: not encrypted at rest, not for production"
+            ),
+            Self::Short(len) => write!(
+                f,
+                "a value of {len} bytes cannot be searched for in snapshots: use at least {MIN_SEARCHABLE_LEN}"
+            ),
+        }
+    }
+}
+
+/// What a failure is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// The secret of this name.
+    Secret(Name),
+    /// A declaration without a good name: its place among the declarations, counted from 1.
+    Declaration(usize),
+    /// The file of secrets.
+    EnvFile(PathBuf),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret(name) => write!(f, "{name}"),
+            Self::Declaration(place) => write!(f, "declaration {place}"),
+            Self::EnvFile(path) => write!(f, "{path:?}"),
+        }
+    }
+}
+
+/// One thing that keeps a VM from getting its secrets.
+#[derive(Debug, thiserror::Error)]
+#[error("secret {subject}: {error}")]
+pub struct Failure {
+    /// What it is about.
+    pub subject: Subject,
+    /// What is wrong with it.
+    #[source]
+    pub error: SecretError,
+}
+
+/// What can be wrong with a declared secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The declaration cannot be read.
+    #[error(transparent)]
+    Declaration(#[from] DeclarationError),
+    /// Another declaration has the same name.
+    #[error("the secret is declared more than once: keep one of the declarations")]
+    Duplicate,
+    /// A key of the file of secrets is not a secret's name.
+    #[error("line {line}: {error}")]
+    Key {
+        /// Line number, counted from 1.
+        line: usize,
+        /// What is wrong with the key.
+        #[source]
+        error: NameError,
+    },
+    /// There is no value.
+    #[error("{}", with_cause(.0))]
+    Resolve(#[from] ResolveError),
+    /// The value is to be exported but has a zero byte in it.
+    #[error(
+        "the value contains a zero byte, which an environment variable cannot hold: drop the option env"
+    )]
+    ZeroByte,
+    /// The values up to this one have more than [`MAX_TOTAL_LEN`] bytes.
+    #[error(
+        "with this one the secrets of the VM have more than {MAX_TOTAL_LEN} bytes together: declare fewer or shorter ones"
+    )]
+    TotalTooLong,
+    /// More than [`MAX_SECRETS`] are declared; what follows the first one too many was not looked at.
+    #[error("a VM has at most {MAX_SECRETS} secrets, and more are declared: declare fewer")]
+    TooMany,
+}
+
+/// An error and what caused it, on one line.
+fn with_cause(error: &ResolveError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Everything that keeps a VM from getting its secrets, one to a line; never empty.
+#[derive(Debug)]
+pub struct Failures(Vec<Failure>);
+
+impl Failures {
+    /// The failures, in the order of the declarations.
+    pub fn iter(&self) -> impl Iterator<Item = &Failure> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, failure) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{failure}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failures {}
+
+/// What `secret check` says about one reference; never a value.
+///
+/// `Display` is the line for people: `API_KEY ok source=env bytes=40 warning: ...`, or
+/// `API_KEY error source=env: ...`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// The secret's name, or which declaration it is if that has no good name.
+    pub name: String,
+    /// Whether a VM would get it.
+    pub ok: bool,
+    /// Name of the scheme, where the reference names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Length of the value, if it is ok.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<usize>,
+    /// What the user should know about it, if it is ok.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+    /// What is wrong, if it is not ok.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.ok { "ok" } else { "error" };
+        write!(f, "{} {state}", self.name)?;
+        if let Some(source) = &self.source {
+            write!(f, " source={source}")?;
+        }
+        if let Some(bytes) = self.bytes {
+            write!(f, " bytes={bytes}")?;
+        }
+        if let Some(warning) = &self.warning {
+            write!(f, " warning: {warning}")?;
+        }
+        if let Some(error) = &self.error {
+            write!(f, ": {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How one declaration fared.
+struct Outcome {
+    subject: Subject,
+    source: Option<String>,
+    result: Result<Resolved, SecretError>,
+}
+
+impl Declarations {
+    /// Takes declarations as they stand on a command line; see [`Declaration`] for their form.
+    pub fn parse<S: AsRef<str>>(declared: impl IntoIterator<Item = S>) -> Self {
+        let parse = |(at, text): (usize, S)| {
+            let (name, rest) = Declaration::split(text.as_ref()).map_err(|error| Rejected {
+                subject: Subject::Declaration(at + 1),
+                error,
+            })?;
+            Declaration::parse_rest(name.clone(), rest).map_err(|error| Rejected {
+                subject: Subject::Secret(name),
+                error,
+            })
+        };
+        Self {
+            declared: declared.into_iter().enumerate().map(parse).collect(),
+            env_file: None,
+        }
+    }
+
+    /// Adds every key of a dotenv file (see [`Dotenv`]) as a secret with the default delivery that
+    /// is also exported to the workload's environment.
+    #[must_use]
+    pub fn with_env_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.env_file = Some(path.into());
+        self
+    }
+
+    /// Variables of this process that hold values, for
+    /// [`scrub_environment`](crate::scrub_environment).
+    pub fn environment_variables(&self) -> impl Iterator<Item = &str> {
+        self.declared
+            .iter()
+            .flatten()
+            .map(|declaration| &declaration.reference)
+            .filter(|reference| reference.scheme() == Env.name())
+            .map(Reference::locator)
+    }
+
+    /// Fetches all values, in the order of the declarations; the env file's come last, by name.
+    ///
+    /// # Errors
+    /// Every failure, and no value, where there is one.
+    pub fn resolve(&self, schemes: &Schemes) -> Result<Vec<Resolved>, Failures> {
+        let mut resolved = Vec::new();
+        let mut failures = Vec::new();
+        for outcome in self.outcomes(schemes) {
+            match outcome.result {
+                Ok(secret) => resolved.push(secret),
+                Err(error) => failures.push(Failure {
+                    subject: outcome.subject,
+                    error,
+                }),
+            }
+        }
+        if failures.is_empty() {
+            Ok(resolved)
+        } else {
+            Err(Failures(failures))
+        }
+    }
+
+    /// Fetches all values, forgets them, and says how each fared.
+    pub fn check(&self, schemes: &Schemes) -> Vec<Check> {
+        self.outcomes(schemes)
+            .into_iter()
+            .map(Check::from)
+            .collect()
+    }
+
+    fn outcomes(&self, schemes: &Schemes) -> Vec<Outcome> {
+        let mut admission = Admission::default();
+        let mut outcomes = Vec::new();
+        for declared in &self.declared {
+            let (subject, source, result) = match declared {
+                Ok(declaration) => (
+                    Subject::Secret(declaration.name.clone()),
+                    Some(declaration.reference.scheme().to_owned()),
+                    admission
+                        .enter(&declaration.name)
+                        .and_then(|()| resolve(declaration, schemes))
+                        .and_then(|secret| admission.check(secret)),
+                ),
+                Err(Rejected { subject, error }) => {
+                    let entered = match subject {
+                        Subject::Secret(name) => admission.enter(name),
+                        _ => Ok(()),
+                    };
+                    let result = entered.and_then(|()| Err(error.clone().into()));
+                    (subject.clone(), None, result)
+                }
+            };
+            let full = matches!(result, Err(SecretError::TooMany));
+            outcomes.push(Outcome {
+                subject,
+                source,
+                result,
+            });
+            if full {
+                return outcomes;
+            }
+        }
+        if let Some(path) = &self.env_file {
+            read_env_file(path, &mut admission, &mut outcomes);
+        }
+        outcomes
+    }
+}
+
+impl From<Outcome> for Check {
+    fn from(outcome: Outcome) -> Self {
+        let name = outcome.subject.to_string();
+        let source = outcome.source;
+        match outcome.result {
+            Ok(secret) => {
+                let warnings: Vec<_> = secret.warnings.iter().map(Warning::to_string).collect();
+                Self {
+                    name,
+                    ok: true,
+                    source,
+                    bytes: Some(secret.value.len()),
+                    warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
+                    error: None,
+                }
+            }
+            Err(error) => Self {
+                name,
+                ok: false,
+                source,
+                bytes: None,
+                warning: None,
+                error: Some(error.to_string()),
+            },
+        }
+    }
+}
+
+/// What the secrets of one VM must hold to together.
+#[derive(Default)]
+struct Admission {
+    names: BTreeSet<Name>,
+    total: usize,
+}
+
+impl Admission {
+    /// Takes note of a name, which must be new.
+    fn enter(&mut self, name: &Name) -> Result<(), SecretError> {
+        if self.names.contains(name) {
+            return Err(SecretError::Duplicate);
+        }
+        if self.names.len() == MAX_SECRETS {
+            return Err(SecretError::TooMany);
+        }
+        self.names.insert(name.clone());
+        Ok(())
+    }
+
+    /// Lets a value pass, or drops it at once where it cannot be delivered.
+    fn check(&mut self, secret: Resolved) -> Result<Resolved, SecretError> {
+        if secret.delivery.export_env && secret.value.expose().contains(&0) {
+            return Err(SecretError::ZeroByte);
+        }
+        // At most MAX_SECRETS times MAX_VALUE_LEN: no overflow.
+        self.total += secret.value.len();
+        if self.total > MAX_TOTAL_LEN {
+            return Err(SecretError::TotalTooLong);
+        }
+        Ok(secret)
+    }
+}
+
+fn resolve(declaration: &Declaration, schemes: &Schemes) -> Result<Resolved, SecretError> {
+    let scheme = schemes.of(&declaration.reference)?;
+    let value = scheme.resolve(declaration.reference.locator())?;
+    Ok(ready(
+        declaration.name.clone(),
+        declaration.delivery,
+        value,
+        scheme,
+    ))
+}
+
+fn ready(name: Name, delivery: Delivery, value: SecretValue, scheme: &dyn Scheme) -> Resolved {
+    let mut warnings = Vec::new();
+    if scheme.is_plaintext() {
+        warnings.push(Warning::Plaintext(scheme.name()));
+    }
+    if value.len() < MIN_SEARCHABLE_LEN {
+        warnings.push(Warning::Short(value.len()));
+    }
+    Resolved {
+        name,
+        delivery,
+        value,
+        source: scheme.name(),
+        warnings,
+    }
+}
+
+/// Makes a secret of every key of a dotenv file. The file is read once, so it can be a pipe.
+fn read_env_file(path: &Path, admission: &mut Admission, outcomes: &mut Vec<Outcome>) {
+    let outcome = |subject, result| Outcome {
+        subject,
+        source: Some(Dotenv.name().to_owned()),
+        result,
+    };
+    let of_file = || Subject::EnvFile(path.to_owned());
+    let delivery = Delivery {
+        export_env: true,
+        ..Delivery::default()
+    };
+    // Of a key that occurs more than once the last line counts, as in every dotenv file.
+    let mut values: BTreeMap<Name, Result<SecretValue, SecretError>> = BTreeMap::new();
+    let read = dotenv::for_each_entry(path, |line, entry| {
+        match String::from_utf8_lossy(entry.key).parse::<Name>() {
+            Err(_) if outcomes.len() >= MAX_SECRETS => return Err(SecretError::TooMany),
+            Err(error) => {
+                let error = SecretError::Key { line, error };
+                outcomes.push(outcome(of_file(), Err(error)));
+            }
+            Ok(name) => {
+                let fresh = match values.get(&name) {
+                    // Declared outside the file as well: no line of it can make that good.
+                    Some(Err(SecretError::Duplicate)) => return Ok(()),
+                    Some(_) => Ok(()),
+                    None => admission.enter(&name),
+                };
+                if matches!(fresh, Err(SecretError::TooMany)) {
+                    return fresh;
+                }
+                let value = fresh.and_then(|()| Ok(dotenv::value_of(path, &entry)?));
+                values.insert(name, value);
+            }
+        }
+        Ok(())
+    });
+    for (name, value) in values {
+        let subject = Subject::Secret(name.clone());
+        let result = value
+            .map(|value| ready(name, delivery, value, &Dotenv))
+            .and_then(|secret| admission.check(secret));
+        outcomes.push(outcome(subject, result));
+    }
+    if let Err(error) = read {
+        outcomes.push(outcome(of_file(), Err(error)));
+    }
+}

@@ -1,0 +1,216 @@
+//! What fetches values: one scheme for each kind of place that a reference can name.
+
+pub(crate) mod dotenv;
+mod env;
+mod file;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use dotenv::{Dotenv, MAX_DOTENV_LEN, MAX_LINE_LEN};
+pub use env::Env;
+pub use file::File;
+
+use crate::locked::LockError;
+use crate::reference::Reference;
+use crate::value::{MAX_VALUE_LEN, SecretValue, ValueError};
+
+/// Fetches the values of references that begin with one scheme's name.
+///
+/// What a scheme needs beyond the locator (a store, an address, credentials, whose secrets may be
+/// read) it is constructed with.
+pub trait Scheme: Send + Sync {
+    /// The name in front of the colon.
+    fn name(&self) -> &'static str;
+
+    /// Whether the value lies unencrypted at its place, which every use of it warns of.
+    fn is_plaintext(&self) -> bool;
+
+    /// Fetches the value that `locator`, the part after the colon, stands for.
+    ///
+    /// # Errors
+    /// See [`ResolveError`]. There is no way to answer with nothing.
+    fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError>;
+}
+
+/// Why a reference has no value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// No such scheme.
+    #[error("there is no secret scheme {scheme:?}: use one of {known}")]
+    UnknownScheme {
+        /// The name in the reference.
+        scheme: String,
+        /// The names that there are, with commas.
+        known: String,
+    },
+    /// `env:` the variable is not set.
+    #[error("the environment variable {0:?} is not set: set and export it for this command")]
+    NoVariable(String),
+    /// There is nothing at the path.
+    #[error(
+        "there is no file {0:?}: check the path (a relative one begins in the working directory)"
+    )]
+    NoFile(PathBuf),
+    /// The user may not read the path.
+    #[error("no permission to read {0:?}: grant it to the user that runs this command")]
+    Permission(PathBuf),
+    /// The path is a directory.
+    #[error("{0:?} is a directory: name a file in it")]
+    Directory(PathBuf),
+    /// The path is a device, a terminal or a socket.
+    #[error("{0:?} is neither a regular file nor a pipe: name one that is")]
+    NotAFile(PathBuf),
+    /// The path is there, but opening or reading it fails.
+    #[error("cannot read {path:?}")]
+    Unreadable {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// `dotenv:` the locator has no `#KEY`.
+    #[error("the reference does not say which key of the file is meant: write dotenv:PATH#KEY")]
+    NoKeyNamed,
+    /// `dotenv:` the file has no such key.
+    #[error("{path:?} has no key {key:?}: add the line {key}=... or name another key")]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+        /// The key that was looked for.
+        key: String,
+    },
+    /// A line of a dotenv file is neither blank, nor a comment, nor `KEY=value`.
+    #[error(
+        "line {line} of {path:?} is not KEY=value: correct it (a value of several lines needs a file of its own and file:PATH)"
+    )]
+    NotKeyValue {
+        /// The file.
+        path: PathBuf,
+        /// Line number, counted from 1.
+        line: usize,
+    },
+    /// A line of a dotenv file has nothing in front of its `=`.
+    #[error("line {line} of {path:?} has no key in front of its equals sign: correct it")]
+    EmptyKey {
+        /// The file.
+        path: PathBuf,
+        /// Line number, counted from 1.
+        line: usize,
+    },
+    /// A line of a dotenv file is over [`MAX_LINE_LEN`].
+    #[error(
+        "line {line} of {path:?} is over the limit of {MAX_LINE_LEN} bytes: put the value into a file of its own and use file:PATH"
+    )]
+    LineTooLong {
+        /// The file.
+        path: PathBuf,
+        /// Line number, counted from 1.
+        line: usize,
+    },
+    /// A dotenv file is over [`MAX_DOTENV_LEN`].
+    #[error("{path:?} is over the limit of {MAX_DOTENV_LEN} bytes for a dotenv file: split it")]
+    DotenvTooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The place is there and holds no bytes.
+    #[error(
+        "{place} is empty: an empty secret is never delivered; give it a value or drop the declaration"
+    )]
+    Empty {
+        /// The reference, without its value.
+        place: String,
+    },
+    /// The value is over [`MAX_VALUE_LEN`].
+    #[error("{place} is over the limit of {MAX_VALUE_LEN} bytes for a secret")]
+    TooLong {
+        /// The reference, without its value.
+        place: String,
+    },
+    /// There is no locked memory for the value.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+impl ResolveError {
+    /// An error of the file itself.
+    fn of_file(path: &Path, error: io::Error) -> Self {
+        let path = path.to_owned();
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NoFile(path),
+            io::ErrorKind::PermissionDenied => Self::Permission(path),
+            io::ErrorKind::IsADirectory => Self::Directory(path),
+            _ => Self::Unreadable {
+                path,
+                source: error,
+            },
+        }
+    }
+
+    /// An error of the bytes at a place; `path` is the file they were read from.
+    fn of_value(place: impl fmt::Display, path: &Path, error: ValueError) -> Self {
+        match error {
+            ValueError::Empty => Self::Empty {
+                place: place.to_string(),
+            },
+            ValueError::TooLong => Self::TooLong {
+                place: place.to_string(),
+            },
+            ValueError::Lock(error) => Self::Lock(error),
+            ValueError::Read(error) => Self::of_file(path, error),
+        }
+    }
+}
+
+/// The schemes that references may use.
+pub struct Schemes(Vec<Box<dyn Scheme>>);
+
+impl Default for Schemes {
+    /// `env:`, `file:` and `dotenv:`, which need nothing but this process.
+    fn default() -> Self {
+        Self(vec![Box::new(Env), Box::new(File), Box::new(Dotenv)])
+    }
+}
+
+impl Schemes {
+    /// Adds a scheme; of two with the same name the later one counts.
+    #[must_use]
+    pub fn with(mut self, scheme: impl Scheme + 'static) -> Self {
+        self.0.insert(0, Box::new(scheme));
+        self
+    }
+
+    /// The scheme that a reference names.
+    ///
+    /// # Errors
+    /// [`ResolveError::UnknownScheme`].
+    pub fn of(&self, reference: &Reference) -> Result<&dyn Scheme, ResolveError> {
+        self.0
+            .iter()
+            .find(|scheme| scheme.name() == reference.scheme())
+            .map(AsRef::as_ref)
+            .ok_or_else(|| ResolveError::UnknownScheme {
+                scheme: reference.scheme().to_owned(),
+                known: self.names().join(", "),
+            })
+    }
+
+    /// Fetches the value of a reference.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    pub fn resolve(&self, reference: &Reference) -> Result<SecretValue, ResolveError> {
+        self.of(reference)?.resolve(reference.locator())
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.0.iter().map(|scheme| scheme.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
