@@ -2,4 +2,6 @@
 //! monitor and any other process that maps a guest.
 
 pub mod memory;
+pub mod power;
+pub mod serial;
 pub mod virtio;
