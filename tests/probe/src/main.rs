@@ -1,0 +1,70 @@
+//! What the whole-system tests run inside a guest, and beside a VM on its host: values with every
+//! byte, all the ways to read them, and a search through the memory of a process.
+
+mod pattern;
+mod process;
+mod read;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a value of LEN bytes, made of SEED, to standard output
+    Pattern { seed: u64, len: usize },
+    /// Read PATH in every way a program can and compare each with the value of SEED and LEN
+    Verify {
+        path: PathBuf,
+        seed: u64,
+        len: usize,
+    },
+    /// Compare PATH with the value of SEED and LEN through a mapping alone, which copies nothing
+    Look {
+        path: PathBuf,
+        seed: u64,
+        len: usize,
+    },
+    /// Try to change PATH in every way a program can; all of them must fail
+    RefusesWrites { path: PathBuf },
+    /// Print the mappings of process PID that hold the content of the file NEEDLE
+    ScanProcess { pid: u32, needle: PathBuf },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Command::Pattern { seed, len } => {
+            io::stdout().write_all(&pattern::bytes(seed, len))?;
+        }
+        Command::Verify { path, seed, len } => {
+            let ways = read::verify(&path, &pattern::bytes(seed, len))?;
+            println!("same bytes by {}", ways.join(", "));
+        }
+        Command::Look { path, seed, len } => {
+            read::look(&path, seed, len)?;
+            println!("same bytes by mmap");
+        }
+        Command::RefusesWrites { path } => {
+            for (way, errno) in read::refuses_writes(&path)? {
+                println!("{way}: {errno}");
+            }
+        }
+        Command::ScanProcess { pid, needle } => {
+            let needle = std::fs::read(needle)?;
+            let scan = process::scan(pid, &needle)?;
+            for hit in &scan.hits {
+                println!("hit {:#x} in {}", hit.address, hit.mapping);
+            }
+            println!("scanned {} bytes, {} hits", scan.bytes, scan.hits.len());
+        }
+    }
+    Ok(())
+}
