@@ -474,3 +474,295 @@ fn read_env_file(path: &Path, admission: &mut Admission, outcomes: &mut Vec<Outc
         outcomes.push(outcome(of_file(), Err(error)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::locked::tests::one_at_a_time;
+    use crate::schemes;
+
+    /// `fixed:text` has the value `text`.
+    struct Fixed;
+
+    impl Scheme for Fixed {
+        fn name(&self) -> &'static str {
+            "fixed"
+        }
+
+        fn is_plaintext(&self) -> bool {
+            false
+        }
+
+        fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError> {
+            Ok(SecretValue::copy_of(locator.as_bytes()).expect("a short value"))
+        }
+    }
+
+    fn schemes() -> Schemes {
+        Schemes::default().with(Fixed)
+    }
+
+    fn env_file(content: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(&file, content).expect("written");
+        file
+    }
+
+    fn messages(declarations: &Declarations) -> Vec<String> {
+        let failures = declarations.resolve(&schemes()).expect_err("failures");
+        failures.iter().map(Failure::to_string).collect()
+    }
+
+    #[test]
+    fn test_resolve_all_in_order_with_their_delivery() {
+        let declarations =
+            Declarations::parse(["B=fixed:second-b,mode=0444,env", "A=fixed:first-a"]);
+
+        let resolved = declarations.resolve(&schemes()).expect("all values");
+
+        assert_eq!(resolved.len(), 2);
+        assert_eq!(resolved[0].name.as_str(), "B");
+        assert_eq!(resolved[0].value.expose(), b"second-b");
+        assert_eq!(resolved[0].delivery.mode, 0o444);
+        assert!(resolved[0].delivery.export_env);
+        assert_eq!(resolved[0].source, "fixed");
+        assert_eq!(resolved[0].warnings, []);
+        assert_eq!(resolved[1].name.as_str(), "A");
+        assert_eq!(resolved[1].delivery, Delivery::default());
+    }
+
+    #[test]
+    fn test_resolve_nothing_declared_is_nothing() {
+        let resolved = Declarations::default().resolve(&schemes());
+        assert!(resolved.expect("no failure").is_empty());
+    }
+
+    #[test]
+    fn test_resolve_reports_every_failure_by_name_and_no_value() {
+        let declarations = Declarations::parse([
+            "GOOD=fixed:good-value",
+            "MISSING=env:CACHOT_NOT_SET",
+            "oops",
+            "SCHEME=nope:x",
+            "GOOD=fixed:other",
+            "MODE=fixed:x,mode=0777",
+            "FILE=file:/cachot/not/there",
+            "MODE=fixed:again",
+        ]);
+
+        let failures = declarations.resolve(&schemes()).expect_err("failures");
+
+        let text = failures.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 7, "{text}");
+        let expected = [
+            "secret MISSING: the environment variable \"CACHOT_NOT_SET\" is not set: set and export it for this command",
+            "secret declaration 3: the declaration has no name: ",
+            "secret SCHEME: there is no secret scheme \"nope\": use one of dotenv, env, file, fixed",
+            "secret GOOD: the secret is declared more than once: ",
+            "secret MODE: the option mode=0777 is not possible: ",
+            "secret FILE: there is no file \"/cachot/not/there\": ",
+            "secret MODE: the secret is declared more than once: ",
+        ];
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.starts_with(expected), "{line}");
+        }
+        assert!(!text.contains("good-value"));
+    }
+
+    #[test]
+    fn test_resolve_error_of_the_system_says_its_cause() {
+        let messages = messages(&Declarations::parse(["A=file:/proc/self/mem"]));
+        assert_eq!(messages.len(), 1);
+        assert!(messages[0].contains("/proc/self/mem\": "), "{messages:?}");
+    }
+
+    #[test]
+    fn test_env_file_every_key_is_an_exported_secret() {
+        let file = env_file("ZED=last line counts not\n# c\nAPP=\"two words\"\nZED=zzzzzzzz\n");
+        let declarations = Declarations::parse(["FIRST=fixed:one"]).with_env_file(file.path());
+
+        let resolved = declarations.resolve(&schemes()).expect("all values");
+
+        let seen: Vec<_> = resolved
+            .iter()
+            .map(|secret| (secret.name.as_str(), secret.value.expose(), secret.source))
+            .collect();
+        let expected: [(_, &[u8], _); 3] = [
+            ("FIRST", b"one", "fixed"),
+            ("APP", b"two words", "dotenv"),
+            ("ZED", b"zzzzzzzz", "dotenv"),
+        ];
+        assert_eq!(seen, expected);
+        assert!(!resolved[0].delivery.export_env);
+        assert!(resolved[1].delivery.export_env);
+        assert_eq!(resolved[1].delivery.mode, 0o400);
+        assert_eq!(resolved[2].warnings, [Warning::Plaintext("dotenv")]);
+    }
+
+    #[test]
+    fn test_env_file_reports_every_failure() {
+        let file = env_file("TWICE=a\nBAD-KEY=b\nEMPTY=\nTWICE=c\n2BAD=d\nbroken\n");
+        let declarations = Declarations::parse(["TWICE=fixed:one"]).with_env_file(file.path());
+
+        let messages = messages(&declarations);
+
+        let path = format!("{:?}", file.path());
+        let expected = [
+            format!("secret {path}: line 2: byte 4 of the secret's name "),
+            format!("secret {path}: line 5: byte 1 of the secret's name "),
+            format!("secret EMPTY: the key \"EMPTY\" of {path} is empty: "),
+            "secret TWICE: the secret is declared more than once: ".to_owned(),
+            format!("secret {path}: line 6 of {path} is not KEY=value: "),
+        ];
+        assert_eq!(messages.len(), expected.len(), "{messages:#?}");
+        for (message, expected) in messages.iter().zip(expected) {
+            assert!(message.starts_with(&expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn test_env_file_missing_is_a_failure() {
+        let declarations = Declarations::default().with_env_file("/cachot/not/there");
+        let messages = messages(&declarations);
+        assert_eq!(messages.len(), 1);
+        assert!(messages[0].contains("there is no file"), "{messages:?}");
+    }
+
+    #[test]
+    fn test_exported_value_with_a_zero_byte_is_refused() {
+        let exported = Declarations::parse(["A=fixed:a\0b,env"]);
+        let plain = Declarations::parse(["A=fixed:a\0b"]);
+        assert!(messages(&exported)[0].contains("zero byte"));
+        assert!(plain.resolve(&schemes()).is_ok());
+    }
+
+    #[test]
+    fn test_count_at_and_over_the_limit() {
+        let _turn = one_at_a_time();
+        let mut declared: Vec<_> = (0..MAX_SECRETS).map(|n| format!("S{n}=fixed:v")).collect();
+        assert_eq!(
+            Declarations::parse(&declared)
+                .resolve(&schemes())
+                .expect("as many as allowed")
+                .len(),
+            MAX_SECRETS
+        );
+
+        declared.extend(["T1=fixed:v".to_owned(), "T2=fixed:v".to_owned()]);
+
+        let messages = messages(&Declarations::parse(&declared));
+        assert_eq!(messages.len(), 1, "the rest is not looked at");
+        assert!(messages[0].starts_with("secret T1: a VM has at most 1024 secrets"));
+    }
+
+    #[test]
+    fn test_env_file_count_over_the_limit_stops_early() {
+        let _turn = one_at_a_time();
+        let keys: String = (0..=MAX_SECRETS).map(|n| format!("S{n}=v\n")).collect();
+        let file = env_file(&keys);
+        let over = Declarations::default().with_env_file(file.path());
+        assert!(matches!(
+            over.resolve(&schemes())
+                .expect_err("too many")
+                .iter()
+                .last(),
+            Some(Failure {
+                error: SecretError::TooMany,
+                ..
+            })
+        ));
+
+        let bad_keys = "bad-key=v\n".repeat(5000);
+        let file = env_file(&bad_keys);
+        let over = Declarations::default().with_env_file(file.path());
+        assert_eq!(messages(&over).len(), MAX_SECRETS + 1);
+    }
+
+    #[test]
+    fn test_total_at_and_over_the_limit() {
+        let secret = |len| {
+            let value = SecretValue::copy_of(&vec![1; len]).expect("a value");
+            let name = "A".parse().expect("a name");
+            ready(name, Delivery::default(), value, &Fixed)
+        };
+        let mut admission = Admission {
+            total: MAX_TOTAL_LEN - 10,
+            ..Admission::default()
+        };
+        assert!(admission.check(secret(10)).is_ok());
+        let over = admission.check(secret(1));
+        assert!(matches!(over, Err(SecretError::TotalTooLong)));
+    }
+
+    #[test]
+    fn test_environment_variables_are_those_of_env_references() {
+        let declarations = Declarations::parse([
+            "A=env:ONE",
+            "B=file:/env",
+            "C=env:TWO,mode=0444,env",
+            "broken",
+        ]);
+        let variables: Vec<_> = declarations.environment_variables().collect();
+        assert_eq!(variables, ["ONE", "TWO"]);
+    }
+
+    #[test]
+    fn test_check_lines_for_people() {
+        let declarations = Declarations::parse([
+            "LONG=fixed:0123456789",
+            "SHORT=fixed:1234567",
+            "PLAIN=env:PATH",
+            "MISSING=env:CACHOT_NOT_SET",
+            "oops",
+        ]);
+
+        let lines: Vec<_> = declarations
+            .check(&schemes())
+            .iter()
+            .map(Check::to_string)
+            .collect();
+
+        let path_len = std::env::var_os("PATH").expect("PATH").len();
+        assert_eq!(lines[0], "LONG ok source=fixed bytes=10");
+        assert_eq!(
+            lines[1],
+            "SHORT ok source=fixed bytes=7 warning: a value of 7 bytes cannot be searched for in snapshots: use at least 8"
+        );
+        assert!(lines[2].starts_with(&format!(
+            "PLAIN ok source=env bytes={path_len} warning: secret scheme \"env\" is plaintext: not encrypted at rest, not for production"
+        )));
+        assert!(
+            lines[3].starts_with("MISSING error source=env: the environment variable"),
+            "{}",
+            lines[3]
+        );
+        assert!(lines[4].starts_with("declaration 5 error: the declaration has no name"));
+    }
+
+    #[test]
+    fn test_check_as_json() {
+        let declarations = Declarations::parse(["A=fixed:0123456789", "B=nope:x"]);
+
+        let json = serde_json::to_value(declarations.check(&schemes())).expect("JSON");
+
+        assert_eq!(
+            json,
+            serde_json::json!([
+                {"name": "A", "ok": true, "source": "fixed", "bytes": 10},
+                {
+                    "name": "B",
+                    "ok": false,
+                    "source": "nope",
+                    "error": "there is no secret scheme \"nope\": use one of dotenv, env, file, fixed",
+                },
+            ])
+        );
+    }
+
+    #[test]
+    fn test_line_limit_fits_the_largest_value_of_a_file() {
+        // A dotenv line holds its key too, so its value is always within MAX_VALUE_LEN.
+        const { assert!(schemes::MAX_LINE_LEN <= crate::value::MAX_VALUE_LEN) };
+    }
+}

@@ -214,10 +214,15 @@ impl Drop for Mapping {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::cell::RefCell;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;
+
+    const NEEDLE: &[u8] = b"needle-in-locked-memory-7c1d";
 
     thread_local! {
         static UNMAPPED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -228,5 +233,168 @@ mod tests {
         // SAFETY: the mapping is still there, readable, and not borrowed any more.
         let bytes = unsafe { slice::from_raw_parts(mapping.start.as_ptr(), mapping.size) };
         UNMAPPED.with_borrow_mut(|seen| seen.push(bytes.to_vec()));
+    }
+
+    /// For tests that lock megabytes: one at a time they fit the 8 MiB that a user may usually lock.
+    pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
+        static TURN: Mutex<()> = Mutex::new(());
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this thread's mappings held when they were unmapped since the last call.
+    fn unmapped() -> Vec<Vec<u8>> {
+        UNMAPPED.take()
+    }
+
+    fn holds_needle(bytes: &[u8]) -> bool {
+        bytes.windows(NEEDLE.len()).any(|window| window == NEEDLE)
+    }
+
+    /// `Locked:` in KiB and `VmFlags:` of the mapping that holds an address.
+    fn smaps(address: *const u8) -> (u64, Vec<String>) {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").expect("smaps is readable");
+        let mut inside = false;
+        let mut locked = None;
+        for line in smaps.lines() {
+            let first = line.split_whitespace().next().unwrap_or_default();
+            if let Some((start, end)) = first.split_once('-') {
+                let parse = |text| usize::from_str_radix(text, 16).expect("an address");
+                inside = (parse(start)..parse(end)).contains(&address.addr());
+            } else if inside && first == "Locked:" {
+                let kib = line.split_whitespace().nth(1).expect("a number");
+                locked = Some(kib.parse().expect("a number"));
+            } else if inside && first == "VmFlags:" {
+                let flags = line.split_whitespace().skip(1).map(str::to_owned).collect();
+                return (locked.expect("Locked: stands before VmFlags:"), flags);
+            }
+        }
+        panic!("no mapping holds {address:p}");
+    }
+
+    fn has(flags: &[String], wanted: &[&str]) -> bool {
+        wanted.iter().all(|flag| flags.iter().any(|f| f == flag))
+    }
+
+    #[test]
+    fn test_buffer_is_locked_and_left_out_of_dumps_and_forks() {
+        let ordinary = vec![1_u8; 1 << 20];
+
+        let buffer = LockedBuffer::new(3 * 4096 + 1).expect("memory");
+
+        let (locked, flags) = smaps(buffer.as_ptr());
+        assert!(locked >= 16, "only {locked} KiB locked");
+        assert!(has(&flags, &["lo", "dd", "wf"]), "{flags:?}");
+        assert!(!has(&flags, &["mg"]), "{flags:?}");
+        let (locked, flags) = smaps(ordinary.as_ptr());
+        assert_eq!(locked, 0);
+        assert!(!has(&flags, &["lo"]) && !has(&flags, &["dd"]) && !has(&flags, &["wf"]));
+    }
+
+    #[test]
+    fn test_view_is_locked_before_and_after_the_file_is_written() {
+        let file = memfd_create("test", MemfdFlags::CLOEXEC).expect("a memfd");
+        rustix::fs::ftruncate(&file, 5000).expect("its size");
+
+        let view = LockedView::new(&file, 5000).expect("a view");
+
+        let (locked, flags) = smaps(view._pages.start.as_ptr());
+        assert_eq!(locked, 8);
+        assert!(
+            has(&flags, &["lo", "dd"]) && !has(&flags, &["wr"]),
+            "{flags:?}"
+        );
+        rustix::io::pwrite(&file, NEEDLE, 4090).expect("written");
+        // SAFETY: the mapping is readable and `view` is alive; nothing writes to the file now.
+        let seen = unsafe { slice::from_raw_parts(view._pages.start.as_ptr(), 5000) };
+        assert!(
+            holds_needle(seen),
+            "the locked pages are the ones that were written"
+        );
+        assert_eq!(smaps(view._pages.start.as_ptr()).0, 8);
+    }
+
+    #[test]
+    fn test_buffer_dropped_is_wiped_before_it_is_unmapped() {
+        let mut buffer = LockedBuffer::new(10_000).expect("memory");
+        buffer[4090..4090 + NEEDLE.len()].copy_from_slice(NEEDLE);
+        assert!(holds_needle(&buffer));
+
+        drop(buffer);
+
+        let seen = unmapped();
+        assert_eq!(seen.len(), 1);
+        assert_eq!(seen[0].len(), 12_288);
+        assert!(seen[0].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn test_observer_sees_what_is_not_wiped() {
+        let file = memfd_create("test", MemfdFlags::CLOEXEC).expect("a memfd");
+        rustix::io::pwrite(&file, NEEDLE, 0).expect("written");
+
+        drop(LockedView::new(&file, NEEDLE.len()).expect("a view"));
+
+        assert!(holds_needle(&unmapped()[0]));
+    }
+
+    #[test]
+    fn test_buffer_grown_keeps_its_bytes_and_wipes_the_old_ones() {
+        let mut buffer = LockedBuffer::new(1).expect("memory");
+        buffer[4000..4000 + NEEDLE.len()].copy_from_slice(NEEDLE);
+
+        buffer.grow(4097).expect("more memory");
+
+        assert_eq!(buffer.len(), 8192);
+        assert_eq!(&buffer[4000..4000 + NEEDLE.len()], NEEDLE);
+        let seen = unmapped();
+        assert_eq!(seen.len(), 1);
+        assert_eq!(seen[0].len(), 4096);
+        assert!(seen[0].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn test_buffer_of_impossible_size_is_an_error() {
+        assert!(matches!(
+            LockedBuffer::new(usize::MAX),
+            Err(LockError::Limit { .. })
+        ));
+        assert!(LockedBuffer::new(1 << 60).is_err());
+    }
+
+    #[test]
+    fn test_buffer_is_empty_in_a_forked_child() {
+        let mut buffer = LockedBuffer::new(4096).expect("memory");
+        let ordinary = NEEDLE.to_vec();
+        buffer[..NEEDLE.len()].copy_from_slice(NEEDLE);
+
+        // SAFETY: the child only compares memory and ends with `_exit`, both of which are allowed
+        // in a child of a process with threads.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let wiped = buffer.iter().all(|byte| *byte == 0);
+            let control = ordinary == NEEDLE;
+            // SAFETY: ends the child without running anything of the parent's.
+            unsafe { libc::_exit(if wiped && control { 42 } else { 1 }) };
+        }
+
+        let mut status = 0;
+        // SAFETY: `child` is a child of this process and `status` is writable.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status));
+        assert_eq!(libc::WEXITSTATUS(status), 42);
+        assert_eq!(&buffer[..NEEDLE.len()], NEEDLE);
+    }
+
+    #[test]
+    fn test_limit_error_says_what_is_needed_and_what_to_do() {
+        let error = LockError::Limit {
+            needed: 8192,
+            limit: Some(65_536),
+        };
+        assert_eq!(
+            error.to_string(),
+            "cannot lock 8 KiB more of memory for a secret: this process may lock 64 KiB: raise the limit \
+             (`ulimit -l`, LimitMEMLOCK= in a systemd unit) or use fewer or shorter secrets"
+        );
     }
 }

@@ -279,3 +279,159 @@ impl fmt::Display for Declaration {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Declaration, DeclarationError> {
+        text.parse()
+    }
+
+    fn delivery(mode: u32, uid: u32, gid: u32, export_env: bool) -> Delivery {
+        Delivery {
+            mode,
+            uid,
+            gid,
+            export_env,
+        }
+    }
+
+    #[test]
+    fn test_declaration_without_options_has_the_defaults() {
+        let declaration = parse("API_KEY=env:API_TOKEN").expect("a declaration");
+        assert_eq!(declaration.name.as_str(), "API_KEY");
+        assert_eq!(declaration.reference.scheme(), "env");
+        assert_eq!(declaration.reference.locator(), "API_TOKEN");
+        assert_eq!(declaration.delivery, delivery(0o400, 0, 0, false));
+    }
+
+    #[test]
+    fn test_declaration_options_in_any_order() {
+        for text in [
+            "K=file:/a,mode=0440,uid=1000,gid=50,env",
+            "K=file:/a,env,gid=50,mode=440,uid=01000",
+        ] {
+            let declaration = parse(text).expect("a declaration");
+            assert_eq!(declaration.reference.locator(), "/a");
+            assert_eq!(declaration.delivery, delivery(0o440, 1000, 50, true));
+        }
+    }
+
+    #[test]
+    fn test_declaration_options_only_at_the_end() {
+        let cases = [
+            ("K=file:/a,b", "/a,b", 0o400),
+            ("K=file:/a,b,mode=0444", "/a,b", 0o444),
+            ("K=file:/a,mode=0444,b", "/a,mode=0444,b", 0o400),
+            ("K=file:/a,mode=9,b", "/a,mode=9,b", 0o400),
+            ("K=file:/a,", "/a,", 0o400),
+            ("K=file:/a,,mode=0444", "/a,", 0o444),
+            ("K=file:/a, mode=0444", "/a, mode=0444", 0o400),
+            ("K=file:/a,mod=0444", "/a,mod=0444", 0o400),
+            ("K=file:/a,mode", "/a,mode", 0o400),
+            ("K=file:/a=b:c#d", "/a=b:c#d", 0o400),
+            ("K=file:env", "env", 0o400),
+        ];
+        for (text, locator, mode) in cases {
+            let declaration = parse(text).expect("a declaration");
+            assert_eq!(declaration.reference.locator(), locator, "{text}");
+            assert_eq!(declaration.delivery.mode, mode, "{text}");
+        }
+    }
+
+    #[test]
+    fn test_declaration_malformed_is_a_distinct_error() {
+        let mode = |text: &str| DeclarationError::Mode(text.to_owned());
+        let id = |option, text: &str| DeclarationError::Id {
+            option,
+            text: text.to_owned(),
+        };
+        let cases = [
+            ("", DeclarationError::NoName),
+            ("API_KEY", DeclarationError::NoName),
+            ("=env:X", NameError::Empty.into()),
+            ("A-B=env:X", NameError::Character(2).into()),
+            ("K=", ReferenceError::NoScheme.into()),
+            ("K=value", ReferenceError::NoScheme.into()),
+            ("K=:X", ReferenceError::NoScheme.into()),
+            ("K=ENV:X", ReferenceError::BadScheme.into()),
+            ("K=1env:X", ReferenceError::BadScheme.into()),
+            ("K=a b:X", ReferenceError::BadScheme.into()),
+            ("K=é:X", ReferenceError::BadScheme.into()),
+            ("K=env:", ReferenceError::NoLocator.into()),
+            ("K=env:,env", ReferenceError::NoLocator.into()),
+            ("K=file:/a,mode=", mode("")),
+            ("K=file:/a,mode=0600", mode("0600")),
+            ("K=file:/a,mode=0666", mode("0666")),
+            ("K=file:/a,mode=0500", mode("0500")),
+            ("K=file:/a,mode=04400", mode("04400")),
+            ("K=file:/a,mode=0", mode("0")),
+            ("K=file:/a,mode=0o400", mode("0o400")),
+            ("K=file:/a,mode=+400", mode("+400")),
+            ("K=file:/a,mode=777777777777", mode("777777777777")),
+            ("K=file:/a,uid=-1", id("uid", "-1")),
+            ("K=file:/a,uid=+1", id("uid", "+1")),
+            ("K=file:/a,uid=root", id("uid", "root")),
+            ("K=file:/a,gid=4294967295", id("gid", "4294967295")),
+            ("K=file:/a,gid=", id("gid", "")),
+            ("K=file:/a,env=1", DeclarationError::EnvValue),
+            ("K=file:/a,env,env", DeclarationError::RepeatedOption("env")),
+            (
+                "K=file:/a,mode=0400,uid=1,mode=0400",
+                DeclarationError::RepeatedOption("mode"),
+            ),
+        ];
+        for (text, error) in cases {
+            assert_eq!(parse(text), Err(error), "{text:?}");
+        }
+        let longest = format!("K={}:X", "s".repeat(MAX_SCHEME_LEN));
+        assert!(parse(&longest).is_ok());
+        let too_long = format!("K={}:X", "s".repeat(MAX_SCHEME_LEN + 1));
+        assert_eq!(parse(&too_long), Err(ReferenceError::BadScheme.into()));
+    }
+
+    #[test]
+    fn test_declaration_error_never_repeats_what_may_be_a_value() {
+        let secret = "Sk-live/0123456789+abc";
+        for text in [
+            secret.to_owned(),
+            format!("{secret}=env:X"),
+            format!("API_KEY={secret}"),
+            format!("API_KEY={secret}:{secret}"),
+        ] {
+            let error = parse(&text).expect_err("not a declaration").to_string();
+            assert!(!error.contains("live"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn test_declaration_arbitrary_text_never_panics(text in "\\PC*|[A-Z]=[a-z:,=0-7]*") {
+            if let Ok(declaration) = parse(&text) {
+                let again = parse(&declaration.to_string());
+                prop_assert_eq!(again, Ok(declaration));
+            }
+        }
+
+        #[test]
+        fn test_declaration_round_trip(
+            name in "[A-Za-z_][A-Za-z0-9_]{0,20}",
+            scheme in "[a-z][a-z0-9-]{0,10}",
+            locator in "[^,]{1,20}(,[^,=]{0,3}!)?",
+            mode in prop::sample::select(vec![0o400, 0o440, 0o444, 0o004, 0o040]),
+            uid in 0..u32::MAX,
+            gid in 0..u32::MAX,
+            export_env: bool,
+        ) {
+            let declaration = Declaration {
+                name: name.parse().expect("a name"),
+                reference: format!("{scheme}:{locator}").parse().expect("a reference"),
+                delivery: delivery(mode, uid, gid, export_env),
+            };
+            prop_assert_eq!(parse(&declaration.to_string()), Ok(declaration));
+        }
+    }
+}

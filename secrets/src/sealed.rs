@@ -172,3 +172,151 @@ impl fmt::Debug for SealedValue {
         write!(f, "SealedValue({} bytes)", self.len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+    use crate::locked::tests::one_at_a_time;
+
+    fn value(len: usize) -> SecretValue {
+        let bytes: Vec<u8> = (0..253).cycle().take(len).collect();
+        SecretValue::copy_of(&bytes).expect("a value")
+    }
+
+    /// A memfd of `len` zero bytes with the given seals.
+    fn memfd(len: u64, seals: SealFlags) -> OwnedFd {
+        let fd = new_memfd().expect("a memfd");
+        rustix::fs::ftruncate(&fd, len).expect("its size");
+        rustix::fs::fcntl_add_seals(&fd, seals).expect("its seals");
+        fd
+    }
+
+    #[test]
+    fn test_seal_round_trip_through_a_descriptor() {
+        let _turn = one_at_a_time();
+        for len in [1, 4095, 4096, 4097, MAX_VALUE_LEN] {
+            let value = value(len);
+
+            let kept = value.seal().expect("a sealed value");
+            let sent = kept.as_fd().try_clone_to_owned().expect("a descriptor");
+            let got = SealedValue::try_from(sent).expect("a sealed value");
+
+            let mut bytes = vec![0; len];
+            got.pread_into(0, &mut bytes).expect("all bytes");
+            assert_eq!(got.len(), len);
+            assert!(bytes == value.expose(), "differs at length {len}");
+        }
+    }
+
+    #[test]
+    fn test_sealed_value_outlives_what_it_was_made_from() {
+        let kept = value(9000).seal().expect("a sealed value");
+        let sent = kept.as_fd().try_clone_to_owned().expect("a descriptor");
+        drop(kept);
+
+        let got = SealedValue::try_from(sent).expect("a sealed value");
+
+        let mut bytes = [0; 4];
+        got.pread_into(8000, &mut bytes).expect("four bytes");
+        assert_eq!(bytes, [157, 158, 159, 160]);
+    }
+
+    #[test]
+    fn test_sealed_value_cannot_be_changed() {
+        let sealed = value(100).seal().expect("a sealed value");
+
+        assert_eq!(rustix::io::pwrite(&sealed, b"x", 0), Err(Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(&sealed, 99), Err(Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(&sealed, 101), Err(Errno::PERM));
+        assert_eq!(
+            rustix::fs::fcntl_add_seals(&sealed, SealFlags::FUTURE_WRITE),
+            Err(Errno::PERM)
+        );
+    }
+
+    #[test]
+    fn test_sealed_value_is_not_executable_where_the_kernel_knows_how() {
+        let known = rustix::fs::memfd_create("x", MemfdFlags::NOEXEC_SEAL).is_ok();
+        let sealed = value(1).seal().expect("a sealed value");
+        let mode = rustix::fs::fstat(&sealed).expect("its mode").st_mode;
+        assert_eq!(mode & 0o111 == 0, known);
+    }
+
+    #[test]
+    fn test_sealed_value_is_closed_at_exec() {
+        let sealed = value(1).seal().expect("a sealed value");
+        let flags = rustix::io::fcntl_getfd(&sealed).expect("its flags");
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn test_try_from_what_is_not_a_memfd_is_refused() {
+        let mut regular = tempfile::tempfile().expect("a file");
+        regular.write_all(b"value").expect("written");
+        let (pipe, _writer) = rustix::pipe::pipe().expect("a pipe");
+        let device = File::open("/dev/zero").expect("a device");
+        for fd in [regular.into(), pipe, device.into()] {
+            let refused = SealedValue::try_from(fd);
+            // Some file systems in memory answer for their files, as unsealed.
+            assert!(
+                matches!(
+                    refused,
+                    Err(SealedError::NotMemfd(_) | SealedError::NotSealed)
+                ),
+                "{refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn test_try_from_without_one_of_the_seals_is_refused() {
+        assert!(SealedValue::try_from(memfd(5, SEALS)).is_ok());
+        for missing in SEALS.iter() {
+            let refused = SealedValue::try_from(memfd(5, SEALS - missing));
+            assert!(
+                matches!(refused, Err(SealedError::NotSealed)),
+                "{missing:?}: {refused:?}"
+            );
+        }
+        // This seal still lets an earlier mapping write.
+        let almost = (SEALS - SealFlags::WRITE) | SealFlags::FUTURE_WRITE;
+        let refused = SealedValue::try_from(memfd(5, almost));
+        assert!(matches!(refused, Err(SealedError::NotSealed)));
+    }
+
+    #[test]
+    fn test_try_from_with_a_length_out_of_bounds_is_refused() {
+        let largest = MAX_VALUE_LEN as u64;
+        assert!(SealedValue::try_from(memfd(largest, SEALS)).is_ok());
+        for len in [0, largest + 1, 1 << 40, i64::MAX as u64] {
+            let refused = SealedValue::try_from(memfd(len, SEALS));
+            assert!(
+                matches!(refused, Err(SealedError::Length(n)) if n as u64 == len),
+                "{len}: {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn test_pread_into_outside_the_value_is_an_error() {
+        let sealed = value(100).seal().expect("a sealed value");
+        let mut ten = [0; 10];
+        assert!(sealed.pread_into(90, &mut ten).is_ok());
+        assert!(sealed.pread_into(100, &mut []).is_ok());
+        for offset in [91, 100, 101, usize::MAX] {
+            let error = sealed
+                .pread_into(offset, &mut ten)
+                .expect_err("out of bounds");
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+
+    #[test]
+    fn test_debug_shows_the_length_only() {
+        let sealed = value(7).seal().expect("a sealed value");
+        assert_eq!(format!("{sealed:?}"), "SealedValue(7 bytes)");
+    }
+}

@@ -101,3 +101,156 @@ impl fmt::Debug for SecretValue {
         write!(f, "SecretValue({} bytes)", self.len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::locked::tests::one_at_a_time;
+
+    /// Does not compile if the type implements the trait: two implementations would apply.
+    macro_rules! assert_not_impl {
+        ($type:ty: $($trait:path),+) => {$({
+            trait Absent<Marker> {
+                fn check() {}
+            }
+            impl<T: ?Sized> Absent<()> for T {}
+            struct Present;
+            impl<T: ?Sized + $trait> Absent<Present> for T {}
+            <$type as Absent<_>>::check();
+        })+};
+    }
+
+    #[test]
+    fn test_value_lacks_every_trait_that_would_spread_it() {
+        assert_not_impl!(
+            SecretValue: Clone,
+            fmt::Display,
+            serde::Serialize,
+            std::ops::Deref,
+            AsRef<[u8]>,
+            PartialEq
+        );
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..251).cycle().take(len).collect()
+    }
+
+    /// Gives at most `step` bytes a call, with an interruption before each.
+    struct Slow<'a> {
+        bytes: &'a [u8],
+        step: usize,
+        interrupted: bool,
+    }
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.interrupted = !self.interrupted;
+            if self.interrupted {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let len = into.len().min(self.step).min(self.bytes.len());
+            into[..len].copy_from_slice(&self.bytes[..len]);
+            self.bytes = &self.bytes[len..];
+            Ok(len)
+        }
+    }
+
+    #[test]
+    fn test_value_round_trip_at_every_boundary() {
+        let _turn = one_at_a_time();
+        for len in [
+            1,
+            2,
+            4095,
+            4096,
+            4097,
+            8192,
+            65_537,
+            MAX_VALUE_LEN - 1,
+            MAX_VALUE_LEN,
+        ] {
+            let bytes = pattern(len);
+
+            let copied = SecretValue::copy_of(&bytes).expect("a value");
+            let read = SecretValue::read_from(&mut bytes.as_slice()).expect("a value");
+
+            for value in [copied, read] {
+                assert_eq!(value.len(), len);
+                assert!(value.expose() == bytes, "differs at length {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn test_read_from_slow_reader_returns_all_bytes() {
+        let bytes = pattern(9000);
+        let mut reader = Slow {
+            bytes: &bytes,
+            step: 7,
+            interrupted: false,
+        };
+        let value = SecretValue::read_from(&mut reader).expect("a value");
+        assert!(value.expose() == bytes);
+    }
+
+    #[test]
+    fn test_empty_value_is_refused() {
+        assert!(matches!(SecretValue::copy_of(b""), Err(ValueError::Empty)));
+        assert!(matches!(
+            SecretValue::read_from(&mut io::empty()),
+            Err(ValueError::Empty)
+        ));
+    }
+
+    #[test]
+    fn test_value_over_the_limit_is_refused() {
+        let _turn = one_at_a_time();
+        let bytes = pattern(MAX_VALUE_LEN + 1);
+        assert!(matches!(
+            SecretValue::copy_of(&bytes),
+            Err(ValueError::TooLong)
+        ));
+        assert!(matches!(
+            SecretValue::read_from(&mut bytes.as_slice()),
+            Err(ValueError::TooLong)
+        ));
+    }
+
+    #[test]
+    fn test_read_from_endless_source_stops_soon() {
+        let _turn = one_at_a_time();
+        struct Endless(usize);
+        impl Read for Endless {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                self.0 += into.len();
+                Ok(into.len())
+            }
+        }
+        let mut source = Endless(0);
+        let read = SecretValue::read_from(&mut source);
+        assert!(matches!(read, Err(ValueError::TooLong)));
+        assert!(source.0 <= MAX_VALUE_LEN + 4096, "{} bytes read", source.0);
+    }
+
+    #[test]
+    fn test_read_from_failing_source_is_a_read_error() {
+        struct Failing;
+        impl Read for Failing {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+        }
+        assert!(matches!(
+            SecretValue::read_from(&mut Failing),
+            Err(ValueError::Read(error)) if error.kind() == io::ErrorKind::ConnectionReset
+        ));
+    }
+
+    #[test]
+    fn test_debug_shows_the_length_only() {
+        let value = SecretValue::copy_of(b"sk-very-secret").expect("a value");
+        assert_eq!(format!("{value:?}"), "SecretValue(14 bytes)");
+        assert_eq!(format!("{value:#?}"), "SecretValue(14 bytes)");
+    }
+}

@@ -10,7 +10,7 @@ use super::{ResolveError, Scheme, file};
 use crate::locked::LockedBuffer;
 use crate::value::SecretValue;
 
-/// Longest line of a dotenv file, in bytes, without its end: 1 MiB.
+/// Longest line of a dotenv file, in bytes, without its line feed: 1 MiB.
 pub const MAX_LINE_LEN: usize = 1 << 20;
 
 /// Largest dotenv file, in bytes: 16 MiB, so that reading an endless pipe ends.
@@ -246,6 +246,233 @@ impl<R: Read> Lines<R> {
                 Err(error) => return Err(LineError::Read(error)),
             }
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::locked::tests::one_at_a_time;
+
+    fn entry(line: &str) -> Result<Option<(&str, &str)>, Malformed> {
+        let text = |bytes| std::str::from_utf8(bytes).expect("a part of a text, cut at ASCII");
+        let entry = parse_line(line.as_bytes())?;
+        Ok(entry.map(|entry| (text(entry.key), text(entry.value))))
+    }
+
+    /// A dotenv file, and what the scheme makes of one key of it.
+    fn resolve(content: &[u8], key: &str) -> Result<Vec<u8>, ResolveError> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(&file, content).expect("written");
+        let value = Dotenv.resolve(&format!("{}#{key}", file.path().display()))?;
+        Ok(value.expose().to_vec())
+    }
+
+    /// One byte a call, so that every line is cut everywhere.
+    struct Drip<'a>(&'a [u8]);
+
+    impl Read for Drip<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let Some((first, rest)) = self.0.split_first() else {
+                return Ok(0);
+            };
+            into[0] = *first;
+            self.0 = rest;
+            Ok(1)
+        }
+    }
+
+    fn lines(reader: impl Read) -> Vec<Vec<u8>> {
+        let mut lines = Lines::new(reader).unwrap_or_else(|_| panic!("memory"));
+        let mut all = Vec::new();
+        while let Some((number, line)) = lines.next().unwrap_or_else(|_| panic!("a line")) {
+            all.push(line.to_vec());
+            assert_eq!(number, all.len());
+        }
+        all
+    }
+
+    #[test]
+    fn test_line_that_is_no_entry() {
+        for line in ["", "   ", "\t\r", "#", "# A=b", "   # A=b", "#A=b"] {
+            assert_eq!(entry(line), Ok(None), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn test_line_entry_and_quotes() {
+        let cases = [
+            ("A=b", ("A", "b")),
+            ("  A  =  b  ", ("A", "b")),
+            ("A=b\r", ("A", "b")),
+            ("export A=b", ("A", "b")),
+            ("export   A=b", ("A", "b")),
+            ("exportA=b", ("exportA", "b")),
+            ("export=b", ("export", "b")),
+            ("export\tA=b", ("export\tA", "b")),
+            ("A=", ("A", "")),
+            ("A=b=c==", ("A", "b=c==")),
+            ("A=b # c", ("A", "b # c")),
+            ("A=\"b c\"", ("A", "b c")),
+            ("A='b c'", ("A", "b c")),
+            ("A=\" b \"", ("A", " b ")),
+            ("A=\"\"", ("A", "")),
+            ("A=\"", ("A", "\"")),
+            ("A=\"b", ("A", "\"b")),
+            ("A=\"b'", ("A", "\"b'")),
+            ("A=\"\"b\"\"", ("A", "\"b\"")),
+            ("A='\"b\"'", ("A", "\"b\"")),
+            ("A=\"b\\n$C\"", ("A", "b\\n$C")),
+            ("a.b-c=é", ("a.b-c", "é")),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(entry(line), Ok(Some(expected)), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn test_line_malformed() {
+        assert_eq!(entry("A"), Err(Malformed::NotKeyValue));
+        assert_eq!(entry("export A"), Err(Malformed::NotKeyValue));
+        assert_eq!(entry("=b"), Err(Malformed::EmptyKey));
+        assert_eq!(entry("export =b"), Err(Malformed::EmptyKey));
+    }
+
+    #[test]
+    fn test_dotenv_file_of_every_kind_of_line() {
+        let content = b"\xef\xbb\xbf# a comment\n\nFOO=bar\r\nexport BAZ='qux'\nQUOTED=\"with space\"\nEMPTY=\nLAST=\xff\x00\xfe";
+        assert_eq!(resolve(content, "FOO").expect("a value"), b"bar");
+        assert_eq!(resolve(content, "BAZ").expect("a value"), b"qux");
+        assert_eq!(resolve(content, "QUOTED").expect("a value"), b"with space");
+        assert_eq!(resolve(content, "LAST").expect("a value"), b"\xff\x00\xfe");
+        assert!(matches!(
+            resolve(content, "EMPTY"),
+            Err(ResolveError::Empty { place }) if place.contains("EMPTY")
+        ));
+        assert!(matches!(
+            resolve(content, "foo"),
+            Err(ResolveError::NoKey { key, .. }) if key == "foo"
+        ));
+        assert_eq!(resolve(b"\xef\xbb\xbfA=b", "A").expect("a value"), b"b");
+    }
+
+    #[test]
+    fn test_dotenv_repeated_key_last_line_counts() {
+        assert_eq!(resolve(b"A=1\nB=2\nA=3\n", "A").expect("a value"), b"3");
+        let emptied = resolve(b"A=1\nA=\n", "A");
+        assert!(matches!(emptied, Err(ResolveError::Empty { .. })));
+        assert_eq!(resolve(b"A=\nA=1\n", "A").expect("a value"), b"1");
+    }
+
+    #[test]
+    fn test_dotenv_broken_line_is_an_error_wherever_it_is() {
+        for content in ["secret\nA=b", "\n\nA=b\nsecret"] {
+            let line = content.lines().position(|l| l == "secret").expect("there") + 1;
+            let error = resolve(content.as_bytes(), "A").expect_err("broken");
+            assert!(!error.to_string().contains("secret"), "{error}");
+            assert!(matches!(error, ResolveError::NotKeyValue { line: l, .. } if l == line));
+        }
+        let error = resolve(b"A=b\n = c", "A");
+        assert!(matches!(error, Err(ResolveError::EmptyKey { line: 2, .. })));
+    }
+
+    #[test]
+    fn test_dotenv_locator_without_key_is_an_error() {
+        for locator in ["/a", "/a#", "#A", "#"] {
+            let error = Dotenv.resolve(locator);
+            assert!(matches!(error, Err(ResolveError::NoKeyNamed)), "{locator}");
+        }
+        // The last # is the one that counts.
+        let missing = Dotenv.resolve("/missing#a#K");
+        assert!(
+            matches!(missing, Err(ResolveError::NoFile(path)) if path == Path::new("/missing#a"))
+        );
+    }
+
+    #[test]
+    fn test_dotenv_line_at_and_over_the_limit() {
+        let _turn = one_at_a_time();
+        let mut content = b"A=".to_vec();
+        content.resize(MAX_LINE_LEN, b'x');
+        content.extend(b"\nB=c\n");
+        assert_eq!(resolve(&content, "B").expect("a value"), b"c");
+        assert_eq!(
+            resolve(&content, "A").expect("a value").len(),
+            MAX_LINE_LEN - 2
+        );
+
+        content.insert(2, b'x');
+
+        let error = resolve(&content, "B");
+        assert!(matches!(
+            error,
+            Err(ResolveError::LineTooLong { line: 1, .. })
+        ));
+    }
+
+    #[test]
+    fn test_lines_of_an_endless_source_end_with_an_error() {
+        let _turn = one_at_a_time();
+        let mut lines = Lines::new(io::repeat(b'\n')).unwrap_or_else(|_| panic!("memory"));
+        let error = loop {
+            match lines.next() {
+                Ok(line) => assert!(line.is_some()),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, LineError::FileTooLong));
+        assert!(lines.total <= MAX_DOTENV_LEN + lines.buffer.len());
+
+        let mut lines = Lines::new(io::repeat(b'x')).unwrap_or_else(|_| panic!("memory"));
+        assert!(matches!(lines.next(), Err(LineError::LineTooLong(1))));
+        assert!(lines.total <= MAX_LINE_LEN + 4096);
+    }
+
+    #[test]
+    fn test_lines_longer_than_the_buffer_are_whole() {
+        let long = vec![b'x'; 200_000];
+        let content = [b"a", &long[..], b"b", &long[..150_000]].join(&b'\n');
+        let expected: Vec<_> = content.split(|byte| *byte == b'\n').collect();
+        assert_eq!(lines(&content[..]), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn test_lines_agree_with_split(content in prop::collection::vec(
+            prop::sample::select(b"\n\r=a# '\xef\xbb\xbf".to_vec()), 0..200,
+        )) {
+            let text = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
+            let mut expected: Vec<_> = text.split(|byte| *byte == b'\n').collect();
+            // A line feed ends a line; it does not begin another one.
+            if expected.last().is_some_and(|line| line.is_empty())
+                && (text.len() == content.len() || expected.len() > 1)
+            {
+                expected.pop();
+            }
+            prop_assert_eq!(&lines(&content[..]), &expected);
+            prop_assert_eq!(&lines(Drip(&content)), &expected);
+        }
+
+        #[test]
+        fn test_line_arbitrary_bytes_never_panic(line in prop::collection::vec(any::<u8>(), 0..100)) {
+            if let Ok(Some(entry)) = parse_line(&line) {
+                prop_assert!(!entry.key.is_empty());
+                prop_assert!(!entry.key.contains(&b'='));
+                prop_assert!(entry.key.len() + entry.value.len() < line.len());
+            }
+        }
+
+        #[test]
+        fn test_line_round_trip(
+            key in "[A-Za-z_][A-Za-z0-9_]{0,10}",
+            value in "[ -~]{0,30}",
+            quote in prop::sample::select(vec!["\"", "'"]),
+        ) {
+            let line = format!("{key}={quote}{value}{quote}");
+            prop_assert_eq!(entry(&line), Ok(Some((key.as_str(), value.as_str()))));
         }
     }
 }

@@ -35,3 +35,25 @@ impl Scheme for Env {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Variables with values of a test's choice are in tests/process.rs: setting one is not safe here.
+
+    #[test]
+    fn test_env_set_variable_is_its_value() {
+        let value = Env.resolve("PATH").expect("PATH is set for every test");
+        let expected = std::env::var("PATH").expect("PATH is text");
+        assert_eq!(value.expose(), expected.as_bytes());
+    }
+
+    #[test]
+    fn test_env_not_set_is_a_distinct_error() {
+        for name in ["CACHOT_NOT_SET", "", "=", "PATH=", "PATH\0"] {
+            let error = Env.resolve(name).expect_err("not set");
+            assert!(matches!(error, ResolveError::NoVariable(n) if n == name));
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::{ResolveError, Scheme};
 use crate::value::SecretValue;
@@ -35,8 +36,12 @@ impl Scheme for File {
 /// Opens a regular file or pipe for reading, without a buffer that would keep copies.
 pub(super) fn open(path: &Path) -> Result<fs::File, ResolveError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let fd = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|errno| ResolveError::of_file(path, errno.into()))?;
+    let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        // What opening a socket, or a device without a driver, comes to.
+        Err(Errno::NXIO) => return Err(ResolveError::NotAFile(path.to_owned())),
+        Err(errno) => return Err(ResolveError::of_file(path, errno.into())),
+    };
     let file = fs::File::from(fd);
     let kind = file
         .metadata()
@@ -48,5 +53,106 @@ pub(super) fn open(path: &Path) -> Result<fs::File, ResolveError> {
         Ok(file)
     } else {
         Err(ResolveError::NotAFile(path.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::locked::tests::one_at_a_time;
+    use crate::value::MAX_VALUE_LEN;
+
+    fn resolve(path: &Path) -> Result<SecretValue, ResolveError> {
+        File.resolve(path.to_str().expect("a test's path is text"))
+    }
+
+    #[test]
+    fn test_file_is_delivered_verbatim() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a,b #c");
+        let mut bytes: Vec<u8> = (0..=255).collect();
+        bytes.extend(b"\r\n\n");
+        fs::write(&path, &bytes).expect("written");
+
+        let value = resolve(&path).expect("a value");
+
+        assert_eq!(value.expose(), bytes);
+    }
+
+    #[test]
+    fn test_file_relative_path_begins_in_the_working_directory() {
+        let value = File.resolve("Cargo.toml").expect("a value");
+        let expected = fs::read("Cargo.toml").expect("read");
+        assert_eq!(value.expose(), expected);
+    }
+
+    #[test]
+    fn test_file_pipe_by_descriptor() {
+        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        fs::File::from(writer).write_all(b"piped").expect("written");
+        let value = File.resolve(&format!("/dev/fd/{}", reader.as_raw_fd()));
+        assert_eq!(value.expect("a value").expose(), b"piped");
+    }
+
+    #[test]
+    fn test_file_named_pipe() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("fifo");
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)
+            .expect("a named pipe");
+        let writer = {
+            let path = path.clone();
+            std::thread::spawn(move || fs::write(path, b"piped"))
+        };
+
+        let value = resolve(&path).expect("a value");
+
+        assert_eq!(value.expose(), b"piped");
+        writer.join().expect("ended").expect("written");
+    }
+
+    #[test]
+    fn test_file_at_and_over_the_limit() {
+        let _turn = one_at_a_time();
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("large");
+        fs::write(&path, vec![7; MAX_VALUE_LEN]).expect("written");
+        assert_eq!(resolve(&path).expect("a value").len(), MAX_VALUE_LEN);
+
+        fs::write(&path, vec![7; MAX_VALUE_LEN + 1]).expect("written");
+
+        let error = resolve(&path).expect_err("too long");
+        assert!(matches!(&error, ResolveError::TooLong { place } if place.contains("large")));
+    }
+
+    #[test]
+    fn test_file_that_cannot_be_one_is_a_distinct_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let empty = folder.path().join("empty");
+        fs::write(&empty, b"").expect("written");
+        let socket = folder.path().join("socket");
+        let _listener = UnixListener::bind(&socket).expect("a socket");
+        let circle = folder.path().join("circle");
+        std::os::unix::fs::symlink(&circle, &circle).expect("a link");
+
+        let missing = resolve(&folder.path().join("missing"));
+        assert!(matches!(missing, Err(ResolveError::NoFile(_))));
+        let directory = resolve(folder.path());
+        assert!(matches!(directory, Err(ResolveError::Directory(_))));
+        assert!(matches!(resolve(&empty), Err(ResolveError::Empty { .. })));
+        assert!(matches!(resolve(&socket), Err(ResolveError::NotAFile(_))));
+        for device in ["/dev/zero", "/dev/null"] {
+            let device = File.resolve(device);
+            assert!(matches!(device, Err(ResolveError::NotAFile(_))));
+        }
+        let circle = resolve(&circle);
+        assert!(matches!(circle, Err(ResolveError::Unreadable { .. })));
+        let zero_byte = File.resolve("a\0b");
+        assert!(matches!(zero_byte, Err(ResolveError::Unreadable { .. })));
     }
 }

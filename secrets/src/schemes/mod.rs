@@ -214,3 +214,49 @@ impl Schemes {
         names
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed(&'static [u8]);
+
+    impl Scheme for Fixed {
+        fn name(&self) -> &'static str {
+            "fixed"
+        }
+
+        fn is_plaintext(&self) -> bool {
+            false
+        }
+
+        fn resolve(&self, _: &str) -> Result<SecretValue, ResolveError> {
+            SecretValue::copy_of(self.0)
+                .map_err(|error| ResolveError::of_value("fixed", Path::new(""), error))
+        }
+    }
+
+    fn reference(text: &str) -> Reference {
+        text.parse().expect("a reference")
+    }
+
+    #[test]
+    fn test_schemes_unknown_names_those_that_are() {
+        let error = Schemes::default()
+            .resolve(&reference("vaul:a"))
+            .expect_err("unknown");
+        assert_eq!(
+            error.to_string(),
+            "there is no secret scheme \"vaul\": use one of dotenv, env, file"
+        );
+    }
+
+    #[test]
+    fn test_schemes_with_a_scheme_of_ones_own() {
+        let schemes = Schemes::default().with(Fixed(b"old")).with(Fixed(b"new"));
+        let value = schemes.resolve(&reference("fixed:x")).expect("a value");
+        assert_eq!(value.expose(), b"new");
+        let error = schemes.resolve(&reference("none:x")).expect_err("unknown");
+        assert!(error.to_string().ends_with("dotenv, env, file, fixed"));
+    }
+}
