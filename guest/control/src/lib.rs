@@ -4,12 +4,17 @@
 //!
 //! | host port | connection | carries |
 //! |---|---|---|
-//! | [`CONTROL_PORT`] | one for the life of the guest | frames: [`ToHost`] up, [`ToGuest`] down |
+//! | [`CONTROL_PORT`] | one at a time | frames: [`ToHost`] up, [`ToGuest`] down |
 //! | [`STREAM_PORT`] | two a session | a [`StreamHeader`] frame, then raw bytes |
 //!
 //! A frame is a little-endian `u32` length (at most [`MAX_FRAME`] bytes) and that many bytes of
 //! JSON. Raw streams get their back-pressure from vsock credit and their end of file from a
 //! half-closed connection: a full stdin never delays a signal.
+//!
+//! A connection that breaks is opened again by the guest, as after a restore. A new control
+//! connection begins with [`ToHost::Hello`] and, once there is a session, its latest news:
+//! [`ToHost::Started`], [`ToHost::Exited`] or [`ToHost::Failed`]. After one of the last two the guest
+//! half-closes, waits shortly for the host to close, and switches off.
 //!
 //! No value of a secret crosses this channel. [`Start::secret_env`] names the secrets that the
 //! workload wants exported; the child that becomes the workload reads them from `/run/secrets`.
@@ -179,11 +184,15 @@ pub enum FrameError {
 /// See [`FrameError`]; after any of them the connection is of no further use.
 pub fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> Result<T, FrameError> {
     let mut prefix = [0; 4];
-    match from.read(&mut prefix[..1]) {
-        Ok(0) => return Err(FrameError::Closed),
-        Ok(_) => from.read_exact(&mut prefix[1..]).map_err(FrameError::Io)?,
-        Err(error) => return Err(FrameError::Io(error)),
+    loop {
+        match from.read(&mut prefix[..1]) {
+            Ok(0) => return Err(FrameError::Closed),
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(FrameError::Io(error)),
+        }
     }
+    from.read_exact(&mut prefix[1..]).map_err(FrameError::Io)?;
     let length = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
     if length > MAX_FRAME {
         return Err(FrameError::TooLong(length));

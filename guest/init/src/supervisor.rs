@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cachot_control::{Root, Start, ToGuest};
 use rustix::event::PollFlags;
-use rustix::process::{Signal, WaitOptions, waitpid};
+use rustix::process::{Signal, WaitOptions, wait};
 
 use crate::child::{Failure, Places};
 use crate::control::Control;
@@ -123,7 +123,7 @@ impl<T: Transport> Supervisor<T> {
         }
         // Signals of the same number merge, so each wake-up reaps all there is; no child at all
         // is an error that means nothing.
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if let Some(session) = &mut self.session {
                 session.reaped(pid, status, now);
             }

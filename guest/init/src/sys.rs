@@ -99,10 +99,21 @@ pub fn take_signals(descriptor: &OwnedFd) -> io::Result<Vec<c_int>> {
 
 /// Gives every signal its default disposition and unblocks all of them, as a new program expects.
 pub fn reset_signals() {
+    // The C library refuses to touch its own two signals, which may be inherited as ignored too.
+    // The kernel's structure has four words: handler, flags, restorer, mask; SIG_DFL is 0.
+    let default = [0_u64; 4];
     for signal in 1..=LAST_SIGNAL {
-        // SAFETY: SIG_DFL is a valid disposition. SIGKILL, SIGSTOP and the C library's own two
-        // signals refuse, and are already as they should be.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads one structure, whose mask has 8 bytes, and writes nothing.
+        // SIGKILL and SIGSTOP refuse, and are always as they should be.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     // SAFETY: an all-zero sigset_t is a valid value, and sigemptyset sets it up anyway.
     let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
