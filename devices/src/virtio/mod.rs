@@ -9,6 +9,7 @@ mod device;
 mod interrupt;
 pub mod mmio;
 mod queue;
+pub mod vsock;
 
 pub use chain::{Chain, ChainError, Range};
 pub use device::{ActivateError, DeviceError, RestoreError, VirtioDevice};

@@ -63,6 +63,15 @@ impl<'a, M: GuestMemory> QueueIo<'a, M> {
         Ok(())
     }
 
+    /// How many chains the driver has offered in queue `index` so far, modulo 2^16.
+    ///
+    /// # Errors
+    /// When the rings cannot be read.
+    pub fn avail_idx(&self, index: usize) -> Result<u16, virtio_queue::Error> {
+        let queue = &self.queues[self.queue(index)?];
+        Ok(queue.avail_idx(self.mem, Ordering::Acquire)?.0)
+    }
+
     /// Returns a chain to the driver, with `len` bytes written to it, and raises the interrupt.
     ///
     /// # Errors
