@@ -30,8 +30,8 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 pub enum SupervisorError {
     /// Nobody answers where the keeper should be.
     #[error(
-        "no host answers on vsock port {port} within {seconds} s: {source}; \
-         is the keeper still running?"
+        "no host answers on vsock port {port} within {seconds} s \
+         (is the keeper still running?)"
     )]
     NoHost {
         /// The control port.
@@ -42,7 +42,7 @@ pub enum SupervisorError {
         source: io::Error,
     },
     /// A system call of the loop itself failed.
-    #[error("{call} failed: {source}")]
+    #[error("{call} failed")]
     System {
         /// Which.
         call: &'static str,
