@@ -1,2 +1,5 @@
-//! The monitor process.
-fn main() {}
+//! The monitor process: started by the keeper, for one machine.
+
+fn main() -> std::process::ExitCode {
+    cachot_vmm::monitor::run().into()
+}

@@ -1,0 +1,219 @@
+//! The keeper's side of the monitor: what to build, received and checked; and what to do when the keeper is
+//! gone.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use cachot_secrets::{Name, SealedError, SealedValue};
+use rustix::net::sockopt;
+
+use crate::protocol::{
+    API_SOCKET, ChannelError, Config, FileRole, SOCKET_FD, SecretInfo, ToKeeper, ToMonitor,
+    VSOCK_SOCKET, receive, send,
+};
+
+/// Most vCPUs: local APIC id 255 means all of them.
+pub const MAX_CPUS: u8 = 254;
+
+/// All that a machine is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// The machine.
+    pub config: Config,
+    /// `/dev/kvm`.
+    pub kvm: OwnedFd,
+    /// Kernel image.
+    pub kernel: File,
+    /// Initial RAM disk.
+    pub initrd: Option<File>,
+    /// Block device image, and whether it refuses writes.
+    pub disk: Option<(File, bool)>,
+    /// Listener for the control API.
+    pub api: Option<UnixListener>,
+    /// Listener for host connections to the guest's vsock ports.
+    pub vsock: Option<UnixListener>,
+    /// Where console output goes.
+    pub console: Option<File>,
+    /// Secrets, in the order in which they came.
+    pub secrets: Vec<(SecretInfo, SealedValue)>,
+}
+
+/// Why a set-up was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The connection failed or carried something else.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The process was started by something else than a keeper.
+    #[error(
+        "descriptor {SOCKET_FD} is not a packet socket: the monitor is started by `cachot`, not by hand"
+    )]
+    NoSocket,
+    /// A message at the wrong time.
+    #[error("the keeper's messages are out of order: {0}")]
+    Order(&'static str),
+    /// Descriptors and their roles do not match.
+    #[error("the keeper's descriptors do not match its configuration: {0}")]
+    Files(&'static str),
+    /// A number of vCPUs that is not possible.
+    #[error("{0} vCPUs are not possible: give from 1 to {MAX_CPUS} (--cpus)")]
+    Cpus(u8),
+    /// A secret's name is not one, or comes twice.
+    #[error("the keeper sent a secret with an illegal name or with a name that it had sent before")]
+    SecretName,
+    /// What was handed over for a secret is not a sealed value.
+    #[error("the secret {name} is not usable")]
+    Secret {
+        /// Name of the secret.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: SealedError,
+    },
+}
+
+/// The connection to the keeper.
+#[derive(Debug)]
+pub struct Keeper(OwnedFd);
+
+impl Keeper {
+    /// Takes over the descriptor that the keeper left for the monitor.
+    ///
+    /// # Errors
+    /// [`SetupError::NoSocket`].
+    pub fn inherited() -> Result<Self, SetupError> {
+        // SAFETY: looking at a descriptor that may not be open does no harm; nobody closes it meanwhile.
+        let inherited = unsafe { BorrowedFd::borrow_raw(SOCKET_FD) };
+        if sockopt::socket_type(inherited) != Ok(rustix::net::SocketType::SEQPACKET) {
+            return Err(SetupError::NoSocket);
+        }
+        // SAFETY: the descriptor is open, as was just seen, and this process, which has not opened anything
+        // yet, has it from its parent for this purpose.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(SOCKET_FD) }))
+    }
+
+    /// Receives everything up to the order to boot.
+    ///
+    /// # Errors
+    /// See [`SetupError`].
+    pub fn receive_setup(&self) -> Result<Setup, SetupError> {
+        let (ToMonitor::Configure(config), files) = receive(self.0.as_fd())? else {
+            return Err(SetupError::Order("the configuration comes first"));
+        };
+        let mut setup = Setup::new(config, files)?;
+        loop {
+            match receive(self.0.as_fd())? {
+                (ToMonitor::Secret(info), files) => setup.add_secret(info, files)?,
+                (ToMonitor::Boot, files) if files.is_empty() => return Ok(setup),
+                (ToMonitor::Boot, _) => {
+                    return Err(SetupError::Files("one comes with the order to boot"));
+                }
+                (ToMonitor::Configure(_), _) => {
+                    return Err(SetupError::Order("there is one configuration"));
+                }
+            }
+        }
+    }
+
+    /// Tells the keeper something. A keeper that is gone needs no telling.
+    ///
+    /// # Errors
+    /// See [`ChannelError`].
+    pub fn tell(&self, message: &ToKeeper) -> Result<(), ChannelError> {
+        match send(self.0.as_fd(), message, &[]) {
+            Err(ChannelError::Closed) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Whether the keeper is still there, asked when the connection became readable. Anything that it
+    /// says now is a violation of the protocol and counts as its end.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let mut buffer = [0_u8; 1];
+        let flags = rustix::net::RecvFlags::DONTWAIT;
+        matches!(
+            rustix::net::recv(&self.0, &mut buffer, flags),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR)
+        )
+    }
+}
+
+impl AsRawFd for Keeper {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Setup {
+    fn new(config: Config, files: Vec<OwnedFd>) -> Result<Self, SetupError> {
+        if !(1..=MAX_CPUS).contains(&config.cpus) {
+            return Err(SetupError::Cpus(config.cpus));
+        }
+        if config.files.len() != files.len() {
+            return Err(SetupError::Files("there are more or fewer than announced"));
+        }
+        let (mut kvm, mut kernel, mut initrd, mut disk) = (None, None, None, None);
+        let (mut api, mut vsock, mut console) = (None, None, None);
+        for (role, file) in config.files.iter().zip(files) {
+            let twice = match *role {
+                FileRole::Kvm => kvm.replace(file).is_some(),
+                FileRole::Kernel => kernel.replace(file.into()).is_some(),
+                FileRole::Initrd => initrd.replace(file.into()).is_some(),
+                FileRole::Disk { read_only } => disk.replace((file.into(), read_only)).is_some(),
+                FileRole::ApiListener => api.replace(file.into()).is_some(),
+                FileRole::VsockListener => vsock.replace(file.into()).is_some(),
+                FileRole::Console => console.replace(file.into()).is_some(),
+            };
+            if twice {
+                return Err(SetupError::Files("there are two for the same purpose"));
+            }
+        }
+        Ok(Self {
+            kvm: kvm.ok_or(SetupError::Files("/dev/kvm is missing"))?,
+            kernel: kernel.ok_or(SetupError::Files("the kernel is missing"))?,
+            initrd,
+            disk,
+            api,
+            vsock,
+            console,
+            secrets: Vec::new(),
+            config,
+        })
+    }
+
+    fn add_secret(&mut self, info: SecretInfo, files: Vec<OwnedFd>) -> Result<(), SetupError> {
+        let [file] = <[OwnedFd; 1]>::try_from(files)
+            .map_err(|_| SetupError::Files("a secret comes with one descriptor"))?;
+        let known = self
+            .secrets
+            .iter()
+            .any(|(other, _)| other.name == info.name);
+        if known || info.name.parse::<Name>().is_err() {
+            return Err(SetupError::SecretName);
+        }
+        match SealedValue::try_from(file) {
+            Ok(value) => {
+                self.secrets.push((info, value));
+                Ok(())
+            }
+            Err(source) => Err(SetupError::Secret {
+                name: info.name,
+                source,
+            }),
+        }
+    }
+}
+
+/// Removes the VM's state folder, which is the working directory, with the files in it that the keeper is
+/// known to make. Done when the keeper is gone and cannot do it; what cannot be removed stays.
+pub fn remove_state_folder() {
+    for name in [API_SOCKET, VSOCK_SOCKET] {
+        drop(std::fs::remove_file(Path::new(name)));
+    }
+    if let Ok(folder) = std::env::current_dir() {
+        drop(std::fs::remove_dir(folder));
+    }
+}

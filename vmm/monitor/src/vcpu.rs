@@ -1,0 +1,417 @@
+//! vCPU threads: each runs one vCPU, serves its exits, and rests whenever the gate is closed.
+
+use std::cell::Cell;
+use std::io;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use cachot_devices::power::PowerRequest;
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::bus::Bus;
+use crate::metrics::{ExitKind, ExitReport, Exits};
+use crate::protocol::StopReason;
+
+/// Stack of a vCPU thread, in bytes: several times what it uses, and far below a huge page, which the kernel
+/// would otherwise spend on it.
+const STACK_SIZE: usize = 128 << 10;
+
+/// How long the threads may take to come to rest before the monitor gives up on them.
+const REST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a machine has come to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Orderly.
+    Stopped(StopReason),
+    /// It cannot go on; one line.
+    Failed(String),
+}
+
+/// Failures of [`Crew`].
+#[derive(Debug, thiserror::Error)]
+pub enum CrewError {
+    /// No thread.
+    #[error("cannot start a thread for a vCPU: raise the limit of processes (`ulimit -u`)")]
+    Spawn(#[source] io::Error),
+    /// No signal handler or eventfd.
+    #[error("cannot prepare the vCPU threads")]
+    Prepare(#[source] io::Error),
+    /// A vCPU did not stop in time.
+    #[error("a vCPU did not come to rest within {} s", REST_TIMEOUT.as_secs())]
+    Rest,
+}
+
+/// How vCPU threads tell that the machine has ended; the first one wins.
+#[derive(Debug)]
+pub struct Ender {
+    end: Mutex<Option<End>>,
+    event: EventFd,
+}
+
+impl Ender {
+    fn new() -> io::Result<Self> {
+        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        Ok(Self {
+            end: Mutex::new(None),
+            event,
+        })
+    }
+
+    /// Becomes readable at the end.
+    #[must_use]
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Why the machine has ended, if it has.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        lock(&self.end).clone()
+    }
+
+    fn set(&self, end: End) {
+        lock(&self.end).get_or_insert(end);
+        // Fails only with a full counter, and then the event is readable already.
+        drop(self.event.write(1));
+    }
+}
+
+/// All vCPU threads of a machine.
+pub struct Crew {
+    gate: Arc<Gate>,
+    ender: Arc<Ender>,
+    exits: Vec<Arc<Exits>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Crew {
+    /// Starts a thread for each vCPU, resting.
+    ///
+    /// # Errors
+    /// See [`CrewError`].
+    pub fn new(vcpus: Vec<VcpuFd>, bus: &Arc<Bus>) -> Result<Self, CrewError> {
+        register_signal_handler(kick_signal(), handle_kick)
+            .map_err(|error| CrewError::Prepare(error.into()))?;
+        let mut crew = Self {
+            gate: Arc::new(Gate::closed()),
+            ender: Arc::new(Ender::new().map_err(CrewError::Prepare)?),
+            exits: Vec::with_capacity(vcpus.len()),
+            threads: Vec::with_capacity(vcpus.len()),
+        };
+        for (index, fd) in vcpus.into_iter().enumerate() {
+            let exits = Arc::new(Exits::default());
+            let vcpu = Vcpu {
+                index,
+                fd,
+                bus: Arc::clone(bus),
+                gate: Arc::clone(&crew.gate),
+                ender: Arc::clone(&crew.ender),
+                exits: Arc::clone(&exits),
+            };
+            let thread = Builder::new()
+                .name(format!("vcpu{index}"))
+                .stack_size(STACK_SIZE)
+                .spawn(move || vcpu.serve())
+                .map_err(CrewError::Spawn)?;
+            crew.exits.push(exits);
+            crew.threads.push(thread);
+        }
+        crew.wait_for_rest()?;
+        Ok(crew)
+    }
+
+    /// Tells of the machine's end.
+    #[must_use]
+    pub fn ender(&self) -> &Arc<Ender> {
+        &self.ender
+    }
+
+    /// Lets all vCPUs run.
+    pub fn resume(&self) {
+        self.gate.open();
+    }
+
+    /// Stops all vCPUs between two guest instructions, with no access to a device half done.
+    ///
+    /// # Errors
+    /// When one does not stop.
+    pub fn pause(&self) -> Result<(), CrewError> {
+        self.gate.close();
+        for thread in &self.threads {
+            thread
+                .kill(kick_number())
+                .expect("vCPU threads do not end, and the number is a real-time signal's");
+        }
+        self.wait_for_rest()
+    }
+
+    /// Exits of each vCPU.
+    pub fn exits(&self) -> impl Iterator<Item = ExitReport> {
+        self.exits.iter().map(|exits| exits.report())
+    }
+
+    fn wait_for_rest(&self) -> Result<(), CrewError> {
+        if self.gate.wait_for_rest(self.threads.len()) {
+            Ok(())
+        } else {
+            Err(CrewError::Rest)
+        }
+    }
+}
+
+/// Where vCPU threads rest while the machine is paused.
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+    /// Copy of `!state.open` that is looked at before every entry into the guest.
+    closed: AtomicBool,
+}
+
+struct GateState {
+    open: bool,
+    resting: usize,
+}
+
+impl Gate {
+    fn closed() -> Self {
+        Self {
+            state: Mutex::new(GateState {
+                open: false,
+                resting: 0,
+            }),
+            changed: Condvar::new(),
+            closed: AtomicBool::new(true),
+        }
+    }
+
+    fn open(&self) {
+        let mut state = lock(&self.state);
+        state.open = true;
+        self.closed.store(false, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    fn close(&self) {
+        let mut state = lock(&self.state);
+        state.open = false;
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Rests until the gate is open.
+    fn rest(&self) {
+        let mut state = lock(&self.state);
+        state.resting += 1;
+        self.changed.notify_all();
+        state = self
+            .changed
+            .wait_while(state, |state| !state.open)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.resting -= 1;
+    }
+
+    /// Rests for good: a vCPU that has ended counts as one that rests.
+    fn rest_forever(&self) -> ! {
+        let mut state = lock(&self.state);
+        state.resting += 1;
+        self.changed.notify_all();
+        loop {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn wait_for_rest(&self, threads: usize) -> bool {
+        let (_state, waited) = self
+            .changed
+            .wait_timeout_while(lock(&self.state), REST_TIMEOUT, |state| {
+                state.resting < threads
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        !waited.timed_out()
+    }
+}
+
+/// Locks on through poisoning: a panic ends the monitor.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The signal that makes a vCPU leave the guest, as an offset from `SIGRTMIN` and as its number.
+const fn kick_number() -> i32 {
+    0
+}
+fn kick_signal() -> i32 {
+    SIGRTMIN() + kick_number()
+}
+
+thread_local! {
+    /// `kvm_run.immediate_exit` of this thread's vCPU. Neither its initialisation nor its use allocates, so a
+    /// signal handler may read it.
+    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Makes the next entry into the guest come back at once: a signal that arrives between the last look at
+/// the gate and the entry would otherwise be lost.
+extern "C" fn handle_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    IMMEDIATE_EXIT.with(|flag| {
+        let flag = flag.get();
+        if !flag.is_null() {
+            // SAFETY: it points into the mapping of this thread's vCPU, which lives as long as the thread.
+            unsafe { flag.write_volatile(1) };
+        }
+    });
+}
+
+/// One vCPU and what it needs to serve its exits.
+struct Vcpu {
+    index: usize,
+    fd: VcpuFd,
+    bus: Arc<Bus>,
+    gate: Arc<Gate>,
+    ender: Arc<Ender>,
+    exits: Arc<Exits>,
+}
+
+impl Vcpu {
+    fn serve(mut self) {
+        let flag = &raw mut self.fd.get_kvm_run().immediate_exit;
+        IMMEDIATE_EXIT.with(|own| own.set(flag));
+        self.gate.rest();
+        loop {
+            let end = if self.gate.is_closed() {
+                let end = self.finish_access();
+                if end.is_none() {
+                    self.gate.rest();
+                }
+                end
+            } else {
+                self.run()
+            };
+            if let Some(end) = end {
+                self.ender.set(end);
+                self.gate.rest_forever();
+            }
+        }
+    }
+
+    /// Completes the instruction whose exit was served last, without beginning another one: KVM does that
+    /// at the next entry, before it looks at the flag. An access that KVM splits causes further exits.
+    fn finish_access(&mut self) -> Option<End> {
+        self.fd.set_kvm_immediate_exit(1);
+        while self.fd.get_kvm_run().immediate_exit != 0 {
+            if let Some(end) = self.run() {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    /// Runs the guest until its next exit and serves that. Returns the machine's end, if this was it.
+    fn run(&mut self) -> Option<End> {
+        let (kind, end) = match self.fd.run() {
+            Ok(VcpuExit::IoIn(port, data)) => {
+                self.bus.io_read(port, data);
+                (ExitKind::Io, None)
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                let end = self.bus.io_write(port, data).map(|request| match request {
+                    PowerRequest::Off => End::Stopped(StopReason::PowerOff),
+                    PowerRequest::Reset => End::Stopped(StopReason::Reset),
+                });
+                (ExitKind::Io, end)
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                self.bus.mmio_read(address, data);
+                (ExitKind::MmioRead, None)
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                self.bus.mmio_write(address, data);
+                (ExitKind::MmioWrite, None)
+            }
+            Ok(VcpuExit::Shutdown) => {
+                (ExitKind::Other, Some(End::Stopped(StopReason::TripleFault)))
+            }
+            Ok(VcpuExit::InternalError) => {
+                let message = self.internal_error();
+                (ExitKind::Other, Some(End::Failed(message)))
+            }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                let message = format!(
+                    "KVM cannot enter the guest on vCPU {}: hardware reason {reason:#x} on CPU {cpu}; \
+                     the host's KVM module or its nesting is at fault, see `cachot doctor`",
+                    self.index
+                );
+                (ExitKind::Other, Some(End::Failed(message)))
+            }
+            Ok(other) => {
+                let message = format!(
+                    "vCPU {} came back with an unexpected exit: {other:?}",
+                    self.index
+                );
+                (ExitKind::Other, Some(End::Failed(message)))
+            }
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                self.fd.set_kvm_immediate_exit(0);
+                (ExitKind::Interrupted, None)
+            }
+            Err(error) => {
+                let message = format!("vCPU {} cannot run: KVM_RUN failed: {error}", self.index);
+                (ExitKind::Other, Some(End::Failed(message)))
+            }
+        };
+        self.exits.count(kind);
+        end
+    }
+
+    /// Says what KVM could not do.
+    fn internal_error(&mut self) -> String {
+        let index = self.index;
+        let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
+        let run = self.fd.get_kvm_run();
+        // SAFETY: the exit reason, KVM_EXIT_INTERNAL_ERROR, says that this member of the union is valid.
+        let (suberror, ndata) = unsafe {
+            let internal = &run.__bindgen_anon_1.internal;
+            (internal.suberror, internal.ndata)
+        };
+        if suberror != KVM_INTERNAL_ERROR_EMULATION {
+            return format!(
+                "KVM failed on vCPU {index} at rip {rip:#x}: internal error {suberror}"
+            );
+        }
+        // SAFETY: with KVM_INTERNAL_ERROR_EMULATION this member is valid; its fields are part of the data whose
+        // length is checked below.
+        let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
+        // SAFETY: as above; the structure has one variant.
+        let details = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+        let flag = u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
+        let bytes = if ndata >= 3 && failure.flags & flag != 0 {
+            let len = usize::from(details.insn_size).min(details.insn_bytes.len());
+            details.insn_bytes[..len]
+                .iter()
+                .map(|byte| format!(" {byte:02x}"))
+                .collect()
+        } else {
+            " unknown".to_owned()
+        };
+        format!(
+            "KVM cannot emulate an instruction of vCPU {index} at rip {rip:#x} (bytes:{bytes}); on a host \
+             without hardware virtualisation KVM interprets guests, and stock kernels do not run: see \
+             `cachot doctor`"
+        )
+    }
+}
