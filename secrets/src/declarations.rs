@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
-use crate::name::{Name, NameError};
+use crate::check::Check;
+use crate::failure::{Failure, Failures, SecretError, Subject};
+use crate::name::Name;
 use crate::reference::{Declaration, DeclarationError, Delivery, Reference};
-use crate::schemes::{Dotenv, Env, ResolveError, Scheme, Schemes, dotenv};
+use crate::schemes::{Dotenv, Env, Scheme, Schemes, dotenv};
 use crate::value::SecretValue;
 
 /// Most bytes that the secrets of one VM have together: 16 MiB.
@@ -76,156 +76,11 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What a failure is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
-    /// The secret of this name.
-    Secret(Name),
-    /// A declaration without a good name: its place among the declarations, counted from 1.
-    Declaration(usize),
-    /// The file of secrets.
-    EnvFile(PathBuf),
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Secret(name) => write!(f, "{name}"),
-            Self::Declaration(place) => write!(f, "declaration {place}"),
-            Self::EnvFile(path) => write!(f, "{path:?}"),
-        }
-    }
-}
-
-/// One thing that keeps a VM from getting its secrets.
-#[derive(Debug, thiserror::Error)]
-#[error("secret {subject}: {error}")]
-pub struct Failure {
-    /// What it is about.
-    pub subject: Subject,
-    /// What is wrong with it.
-    #[source]
-    pub error: SecretError,
-}
-
-/// What can be wrong with a declared secret.
-#[derive(Debug, thiserror::Error)]
-pub enum SecretError {
-    /// The declaration cannot be read.
-    #[error(transparent)]
-    Declaration(#[from] DeclarationError),
-    /// Another declaration has the same name.
-    #[error("the secret is declared more than once: keep one of the declarations")]
-    Duplicate,
-    /// A key of the file of secrets is not a secret's name.
-    #[error("line {line}: {error}")]
-    Key {
-        /// Line number, counted from 1.
-        line: usize,
-        /// What is wrong with the key.
-        #[source]
-        error: NameError,
-    },
-    /// There is no value.
-    #[error("{}", with_cause(.0))]
-    Resolve(#[from] ResolveError),
-    /// The value is to be exported but has a zero byte in it.
-    #[error(
-        "the value contains a zero byte, which an environment variable cannot hold: drop the option env"
-    )]
-    ZeroByte,
-    /// The values up to this one have more than [`MAX_TOTAL_LEN`] bytes.
-    #[error(
-        "with this one the secrets of the VM have more than {MAX_TOTAL_LEN} bytes together: declare fewer or shorter ones"
-    )]
-    TotalTooLong,
-    /// More than [`MAX_SECRETS`] are declared; what follows the first one too many was not looked at.
-    #[error("a VM has at most {MAX_SECRETS} secrets, and more are declared: declare fewer")]
-    TooMany,
-}
-
-/// An error and what caused it, on one line.
-fn with_cause(error: &ResolveError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
-}
-
-/// Everything that keeps a VM from getting its secrets, one to a line; never empty.
-#[derive(Debug)]
-pub struct Failures(Vec<Failure>);
-
-impl Failures {
-    /// The failures, in the order of the declarations.
-    pub fn iter(&self) -> impl Iterator<Item = &Failure> {
-        self.0.iter()
-    }
-}
-
-impl fmt::Display for Failures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, failure) in self.0.iter().enumerate() {
-            if at > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{failure}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Failures {}
-
-/// What `secret check` says about one reference; never a value.
-///
-/// `Display` is the line for people: `API_KEY ok source=env bytes=40 warning: ...`, or
-/// `API_KEY error source=env: ...`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// The secret's name, or which declaration it is if that has no good name.
-    pub name: String,
-    /// Whether a VM would get it.
-    pub ok: bool,
-    /// Name of the scheme, where the reference names one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    /// Length of the value, if it is ok.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<usize>,
-    /// What the user should know about it, if it is ok.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warning: Option<String>,
-    /// What is wrong, if it is not ok.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.ok { "ok" } else { "error" };
-        write!(f, "{} {state}", self.name)?;
-        if let Some(source) = &self.source {
-            write!(f, " source={source}")?;
-        }
-        if let Some(bytes) = self.bytes {
-            write!(f, " bytes={bytes}")?;
-        }
-        if let Some(warning) = &self.warning {
-            write!(f, " warning: {warning}")?;
-        }
-        if let Some(error) = &self.error {
-            write!(f, ": {error}")?;
-        }
-        Ok(())
-    }
-}
-
 /// How one declaration fared.
-struct Outcome {
-    subject: Subject,
-    source: Option<String>,
-    result: Result<Resolved, SecretError>,
+pub(crate) struct Outcome {
+    pub(crate) subject: Subject,
+    pub(crate) source: Option<String>,
+    pub(crate) result: Result<Resolved, SecretError>,
 }
 
 impl Declarations {
@@ -333,34 +188,6 @@ impl Declarations {
             read_env_file(path, &mut admission, &mut outcomes);
         }
         outcomes
-    }
-}
-
-impl From<Outcome> for Check {
-    fn from(outcome: Outcome) -> Self {
-        let name = outcome.subject.to_string();
-        let source = outcome.source;
-        match outcome.result {
-            Ok(secret) => {
-                let warnings: Vec<_> = secret.warnings.iter().map(Warning::to_string).collect();
-                Self {
-                    name,
-                    ok: true,
-                    source,
-                    bytes: Some(secret.value.len()),
-                    warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
-                    error: None,
-                }
-            }
-            Err(error) => Self {
-                name,
-                ok: false,
-                source,
-                bytes: None,
-                warning: None,
-                error: Some(error.to_string()),
-            },
-        }
     }
 }
 
@@ -476,10 +303,11 @@ fn read_env_file(path: &Path, admission: &mut Admission, outcomes: &mut Vec<Outc
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::locked::tests::one_at_a_time;
     use crate::schemes;
+    use crate::schemes::ResolveError;
 
     /// `fixed:text` has the value `text`.
     struct Fixed;
@@ -498,7 +326,7 @@ mod tests {
         }
     }
 
-    fn schemes() -> Schemes {
+    pub(crate) fn schemes() -> Schemes {
         Schemes::default().with(Fixed)
     }
 
@@ -705,59 +533,6 @@ mod tests {
         ]);
         let variables: Vec<_> = declarations.environment_variables().collect();
         assert_eq!(variables, ["ONE", "TWO"]);
-    }
-
-    #[test]
-    fn test_check_lines_for_people() {
-        let declarations = Declarations::parse([
-            "LONG=fixed:0123456789",
-            "SHORT=fixed:1234567",
-            "PLAIN=env:PATH",
-            "MISSING=env:CACHOT_NOT_SET",
-            "oops",
-        ]);
-
-        let lines: Vec<_> = declarations
-            .check(&schemes())
-            .iter()
-            .map(Check::to_string)
-            .collect();
-
-        let path_len = std::env::var_os("PATH").expect("PATH").len();
-        assert_eq!(lines[0], "LONG ok source=fixed bytes=10");
-        assert_eq!(
-            lines[1],
-            "SHORT ok source=fixed bytes=7 warning: a value of 7 bytes cannot be searched for in snapshots: use at least 8"
-        );
-        assert!(lines[2].starts_with(&format!(
-            "PLAIN ok source=env bytes={path_len} warning: secret scheme \"env\" is plaintext: not encrypted at rest, not for production"
-        )));
-        assert!(
-            lines[3].starts_with("MISSING error source=env: the environment variable"),
-            "{}",
-            lines[3]
-        );
-        assert!(lines[4].starts_with("declaration 5 error: the declaration has no name"));
-    }
-
-    #[test]
-    fn test_check_as_json() {
-        let declarations = Declarations::parse(["A=fixed:0123456789", "B=nope:x"]);
-
-        let json = serde_json::to_value(declarations.check(&schemes())).expect("JSON");
-
-        assert_eq!(
-            json,
-            serde_json::json!([
-                {"name": "A", "ok": true, "source": "fixed", "bytes": 10},
-                {
-                    "name": "B",
-                    "ok": false,
-                    "source": "nope",
-                    "error": "there is no secret scheme \"nope\": use one of dotenv, env, file, fixed",
-                },
-            ])
-        );
     }
 
     #[test]

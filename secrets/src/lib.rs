@@ -31,8 +31,10 @@
 //! A process that holds values calls [`harden_process`] first; one that took values from its own
 //! environment calls [`scrub_environment`] once they are resolved.
 
+mod check;
 mod declarations;
 mod environment;
+mod failure;
 mod harden;
 mod locked;
 mod name;
@@ -41,11 +43,10 @@ mod schemes;
 mod sealed;
 mod value;
 
-pub use declarations::{
-    Check, Declarations, Failure, Failures, MAX_SECRETS, MAX_TOTAL_LEN, Resolved, SecretError,
-    Subject, Warning,
-};
+pub use check::Check;
+pub use declarations::{Declarations, MAX_SECRETS, MAX_TOTAL_LEN, Resolved, Warning};
 pub use environment::{ScrubError, scrub_environment};
+pub use failure::{Failure, Failures, SecretError, Subject};
 pub use harden::{HardenError, harden_process};
 pub use locked::LockError;
 pub use name::{MAX_NAME_LEN, Name, NameError};
