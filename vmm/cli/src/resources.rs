@@ -1,0 +1,150 @@
+//! How much machine a VM may have: the limits of `--cpus` and `--memory`.
+
+use std::str::FromStr;
+
+use parse_size::Config;
+
+/// Most virtual CPUs of a VM.
+pub const MAX_CPUS: u8 = 32;
+
+/// Guest memory comes in whole huge pages of 2 MiB.
+pub const MEMORY_UNIT: u64 = 2 << 20;
+
+/// Least guest memory, in bytes; no Linux of today starts with less.
+pub const MIN_MEMORY: u64 = 16 << 20;
+
+/// Most guest memory, in bytes.
+pub const MAX_MEMORY: u64 = 512 << 30;
+
+/// A number of virtual CPUs: 1 to [`MAX_CPUS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cpus(u8);
+
+/// An amount of guest memory: a multiple of [`MEMORY_UNIT`], from [`MIN_MEMORY`] to [`MAX_MEMORY`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory(u64);
+
+/// Why a text is neither.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResourceError {
+    /// Not a number, none, or too many.
+    #[error("a VM has at least 1 and at most {MAX_CPUS} CPUs")]
+    Cpus,
+    /// Not a size.
+    #[error("write a size, as in 256M or 2G")]
+    Size,
+    /// Not whole huge pages.
+    #[error("guest memory is a multiple of 2M: write {} or {}", mib(.0 - .0 % MEMORY_UNIT), mib(.0 - .0 % MEMORY_UNIT + MEMORY_UNIT))]
+    Odd(u64),
+    /// Too little or too much.
+    #[error(
+        "a VM has at least {} and at most {} of memory",
+        mib(MIN_MEMORY),
+        mib(MAX_MEMORY)
+    )]
+    Range,
+}
+
+fn mib(bytes: u64) -> String {
+    let mib = bytes >> 20;
+    if mib >= 1024 && mib.is_multiple_of(1024) {
+        format!("{}G", mib >> 10)
+    } else {
+        format!("{mib}M")
+    }
+}
+
+impl Cpus {
+    /// The number.
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl FromStr for Cpus {
+    type Err = ResourceError;
+
+    fn from_str(text: &str) -> Result<Self, ResourceError> {
+        let number = text.parse().ok();
+        number
+            .filter(|number| (1..=MAX_CPUS).contains(number))
+            .map(Self)
+            .ok_or(ResourceError::Cpus)
+    }
+}
+
+impl Memory {
+    /// The amount in bytes.
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Memory {
+    type Err = ResourceError;
+
+    fn from_str(text: &str) -> Result<Self, ResourceError> {
+        // A bare number is in MiB, as with QEMU's -m.
+        let bytes = match text.parse::<u64>() {
+            Ok(mib) => mib.checked_mul(1 << 20).ok_or(ResourceError::Range)?,
+            Err(_) => Config::new()
+                .with_binary()
+                .parse_size(text)
+                .map_err(|_| ResourceError::Size)?,
+        };
+        if !(MIN_MEMORY..=MAX_MEMORY).contains(&bytes) {
+            return Err(ResourceError::Range);
+        }
+        if !bytes.is_multiple_of(MEMORY_UNIT) {
+            return Err(ResourceError::Odd(bytes));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_memory_units_are_binary() {
+        for (text, bytes) in [
+            ("256M", 256 << 20),
+            ("256m", 256 << 20),
+            ("256MiB", 256 << 20),
+            ("1G", 1 << 30),
+            ("128", 128 << 20),
+            ("16M", MIN_MEMORY),
+            ("512G", MAX_MEMORY),
+        ] {
+            assert_eq!(text.parse(), Ok(Memory(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn test_memory_bad_text_says_why() {
+        for (text, error) in [
+            ("", ResourceError::Size),
+            ("many", ResourceError::Size),
+            ("-1", ResourceError::Size),
+            ("0", ResourceError::Range),
+            ("14M", ResourceError::Range),
+            ("1025G", ResourceError::Range),
+            ("18446744073709551615", ResourceError::Range),
+            ("129M", ResourceError::Odd(129 << 20)),
+        ] {
+            assert_eq!(text.parse::<Memory>(), Err(error), "{text}");
+        }
+        let odd = "129M".parse::<Memory>().expect_err("odd").to_string();
+        assert!(odd.ends_with("write 128M or 130M"), "{odd}");
+    }
+
+    #[test]
+    fn test_cpus_outside_the_range_is_refused() {
+        assert_eq!("1".parse(), Ok(Cpus(1)));
+        assert_eq!("32".parse(), Ok(Cpus(32)));
+        for text in ["0", "33", "256", "-1", "", "two"] {
+            assert_eq!(text.parse::<Cpus>(), Err(ResourceError::Cpus), "{text}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `cachot secret check`: how every reference fares, and never a value.
+
+use std::io::{self, Write};
+
+use cachot_secrets::{Check, Declarations, Schemes};
+
+use crate::args::CheckArgs;
+
+/// Resolves the references and writes a line for each, or a JSON array, to `output`; whether all
+/// have a value.
+///
+/// # Errors
+/// What writing to `output` said.
+pub fn check(args: &CheckArgs, output: &mut impl Write) -> io::Result<bool> {
+    let checks: Vec<Check> = Declarations::parse(&args.references).check(&Schemes::default());
+    if args.json {
+        serde_json::to_writer_pretty(&mut *output, &checks)?;
+        writeln!(output)?;
+    } else {
+        for check in &checks {
+            writeln!(output, "{check}")?;
+        }
+    }
+    Ok(checks.iter().all(|check| check.ok))
+}
