@@ -37,6 +37,10 @@ impl Backlog {
             self.start = 0;
         }
         let end = self.bytes.len();
+        debug_assert!(
+            end + slice.len() <= CAPACITY_BYTES,
+            "the credit check failed"
+        );
         self.bytes.resize(end + slice.len(), 0);
         slice.copy_to(&mut self.bytes[end..]);
     }

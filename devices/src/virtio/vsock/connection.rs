@@ -5,18 +5,17 @@
 //! backlog is flushed. A connection whose guest side is over, but whose backlog is not empty, lives on
 //! as a [`Drain`].
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::num::Wrapping;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
-use vm_memory::io::{ReadVolatile, WriteVolatile};
-use vm_memory::{VolatileMemoryError, VolatileSlice};
-use zeroize::Zeroizing;
 
 use super::backlog::{Backlog, CAPACITY};
+use super::host;
 use super::packet::{Header, Ports, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, op};
 
 /// Bytes taken from the guest that it may not know of before it is told: small enough that it never
@@ -277,7 +276,7 @@ impl Connection {
         for slice in payload {
             let mut written = 0;
             while !self.host_deaf && self.backlog.is_empty() && written < slice.len() {
-                match write_host(&self.stream, slice, written) {
+                match host::write(&self.stream, slice, written) {
                     Ok(0) => break,
                     Ok(count) => {
                         written += count;
@@ -344,7 +343,7 @@ impl Connection {
         self.guest_shutdown |= news;
         if news & SHUTDOWN_RECEIVE != 0 {
             self.host_done = true;
-            discard_unread(&self.stream);
+            host::discard_unread(&self.stream);
         }
         if news & SHUTDOWN_SEND != 0 {
             self.end_writing();
@@ -372,13 +371,12 @@ impl Connection {
             if wanted == 0 {
                 break;
             }
-            let count = match io_result((&self.stream).read_volatile(&mut target)) {
+            let count = match host::read(&self.stream, &mut target) {
                 Ok(0) => {
                     self.host_is_done();
                     break;
                 }
                 Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.readable = false;
                     break;
@@ -411,42 +409,6 @@ impl Drain {
     pub(super) fn flush(&mut self) -> bool {
         self.backlog.flush_to(&self.stream).is_err() || self.backlog.is_empty()
     }
-}
-
-/// Writes `slice` from `offset` on; 0 where the socket is full.
-fn write_host<B: BitmapSlice>(
-    mut stream: &UnixStream,
-    slice: &VolatileSlice<'_, B>,
-    offset: usize,
-) -> io::Result<usize> {
-    let rest = slice
-        .offset(offset)
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    loop {
-        match io_result(stream.write_volatile(&rest)) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-            other => return other,
-        }
-    }
-}
-
-/// Throws away what the host has sent, and refuses more: a Unix socket that is closed with unread bytes
-/// gives its peer `ECONNRESET` in place of an end of file.
-fn discard_unread(mut stream: &UnixStream) {
-    if stream.shutdown(Shutdown::Read).is_err() {
-        return;
-    }
-    let mut scratch = Zeroizing::new([0; 4096]);
-    // Ends: nothing is added any more.
-    while matches!(stream.read(scratch.as_mut_slice()), Ok(count) if count > 0) {}
-}
-
-fn io_result(result: Result<usize, VolatileMemoryError>) -> io::Result<usize> {
-    result.map_err(|error| match error {
-        VolatileMemoryError::IOError(error) => error,
-        other => io::Error::other(other.to_string()),
-    })
 }
 
 fn wrapping(count: usize) -> Wrapping<u32> {

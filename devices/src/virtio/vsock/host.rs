@@ -1,11 +1,15 @@
-//! The host's side of setting up connections: the `CONNECT` line of a client, and the Unix sockets that
-//! stand for host ports.
+//! The host's Unix sockets: setting them up, and bytes between them and guest memory.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::net::{self, AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::io::{ReadVolatile, WriteVolatile};
+use vm_memory::{VolatileMemoryError, VolatileSlice};
+use zeroize::Zeroizing;
 
 /// Longest `CONNECT` line, with its line feed; the longest valid one has 19 bytes.
 const MAX_LINE: usize = 32;
@@ -44,7 +48,8 @@ pub(super) enum Line {
 
 /// Looks for a client's `CONNECT` line and takes it, and no byte behind it, out of the socket.
 pub(super) fn read_line(mut stream: &UnixStream) -> Line {
-    let mut line = [0; MAX_LINE];
+    // The line may be followed by the first bytes of a stream.
+    let mut line = Zeroizing::new([0; MAX_LINE]);
     let count = match net::recv(stream, line.as_mut_slice(), RecvFlags::PEEK) {
         Ok((0, _)) => return Line::Invalid,
         Ok((count, _)) => count,
@@ -72,6 +77,53 @@ fn parse(line: &[u8]) -> Option<u32> {
         return None;
     }
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Reads into guest memory; 0 at the end of the stream.
+pub(super) fn read<B: BitmapSlice>(
+    mut stream: &UnixStream,
+    slice: &mut VolatileSlice<'_, B>,
+) -> io::Result<usize> {
+    loop {
+        match io_result(stream.read_volatile(slice)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Writes guest memory from `offset` of `slice` on; 0 where the socket is full.
+pub(super) fn write<B: BitmapSlice>(
+    mut stream: &UnixStream,
+    slice: &VolatileSlice<'_, B>,
+    offset: usize,
+) -> io::Result<usize> {
+    let rest = slice.offset(offset).map_err(io::Error::other)?;
+    loop {
+        match io_result(stream.write_volatile(&rest)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            other => return other,
+        }
+    }
+}
+
+/// Throws away what the host has sent, and refuses more: a Unix socket that is closed with unread bytes
+/// gives its peer `ECONNRESET` in place of an end of file.
+pub(super) fn discard_unread(mut stream: &UnixStream) {
+    if stream.shutdown(Shutdown::Read).is_err() {
+        return;
+    }
+    let mut scratch = Zeroizing::new([0; 4096]);
+    // Ends: nothing is added any more.
+    while matches!(stream.read(scratch.as_mut_slice()), Ok(count) if count > 0) {}
+}
+
+fn io_result(result: Result<usize, VolatileMemoryError>) -> io::Result<usize> {
+    result.map_err(|error| match error {
+        VolatileMemoryError::IOError(error) => error,
+        other => io::Error::other(other),
+    })
 }
 
 #[cfg(test)]

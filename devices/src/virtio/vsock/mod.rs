@@ -16,11 +16,10 @@
 mod backlog;
 mod connection;
 mod device;
+mod events;
 mod host;
 mod muxer;
 mod packet;
-#[cfg(test)]
-mod test_guest;
 #[cfg(test)]
 mod tests;
 

@@ -1,25 +1,20 @@
 //! All connections of a guest: who is who, whose turn it is, and what the host's sockets say.
 //!
-//! Everything the muxer waits for hangs on one epoll instance, whose descriptor is watched in turn by
-//! the device thread. Sockets are edge-triggered: what an event said is kept in flags of the
-//! connection, so nothing wakes anybody while the guest has no buffers or no credit.
+//! Packets for the guest are made when the guest has a buffer for them; until then there are flags in
+//! the connections, and a list of those whose turn it is, each at most once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
-};
 use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
 use super::connection::{Connection, Drain, End};
+use super::events::{Event, Events, FIRST_STREAM};
 use super::host::{self, Line};
 use super::packet::{GUEST_CID, HOST_CID, Header, Ports, TYPE_STREAM, op};
 
@@ -35,19 +30,6 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Host ports of connections that clients asked for: 2^30 and up, far from those one listens on.
 pub(super) const FIRST_PORT: u32 = 1 << 30;
 pub(super) const LAST_PORT: u32 = (1 << 31) - 1;
-
-/// Events taken from the kernel at a time.
-const EVENTS: usize = 64;
-
-/// Event data of what is not an entry; entries count up from the last.
-const LISTENER: u64 = 0;
-const TIMER: u64 = 1;
-const WAKE: u64 = 2;
-const FIRST_ENTRY: u64 = 3;
-
-const SOCKET_EVENTS: EventFlags = EventFlags::IN
-    .union(EventFlags::RDHUP)
-    .union(EventFlags::ET);
 
 /// What has a host socket.
 enum Entry {
@@ -82,10 +64,7 @@ impl Entry {
 pub(super) struct Muxer {
     listener: UnixListener,
     prefix: OsString,
-    epoll: OwnedFd,
-    timer: OwnedFd,
-    timer_armed: bool,
-    wake: OwnedFd,
+    events: Events,
     entries: BTreeMap<u64, Entry>,
     by_ports: BTreeMap<Ports, u64>,
     /// Connections with something for the guest, in the order of their turns.
@@ -93,7 +72,6 @@ pub(super) struct Muxer {
     resets: VecDeque<Header>,
     next_entry: u64,
     next_port: u32,
-    timeout: Duration,
 }
 
 impl Muxer {
@@ -101,42 +79,28 @@ impl Muxer {
     /// `<prefix>_P`.
     pub(super) fn new(listener: UnixListener, prefix: OsString) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let timer = timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-        )?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let edge = EventFlags::IN | EventFlags::ET;
-        epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), edge)?;
-        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), edge)?;
-        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), edge)?;
+        let events = Events::new(&listener)?;
         Ok(Self {
             listener,
             prefix,
-            epoll,
-            timer,
-            timer_armed: false,
-            wake,
+            events,
             entries: BTreeMap::new(),
             by_ports: BTreeMap::new(),
             ready: VecDeque::new(),
             resets: VecDeque::new(),
-            next_entry: FIRST_ENTRY,
+            next_entry: FIRST_STREAM,
             next_port: FIRST_PORT,
-            timeout: SETUP_TIMEOUT,
         })
     }
 
     /// Readable while [`Self::poll`] has something to do.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.events.fd()
     }
 
     /// Makes [`Self::fd`] readable.
     pub(super) fn wake(&self) -> io::Result<()> {
-        rustix::io::write(&self.wake, &1_u64.to_ne_bytes())?;
-        Ok(())
+        self.events.wake()
     }
 
     /// The host port that the next client's connection comes from.
@@ -159,7 +123,7 @@ impl Muxer {
 
     /// Gives everyone who waits for the guest the whole time again: it was paused.
     pub(super) fn restart_deadlines(&mut self) {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + SETUP_TIMEOUT;
         for entry in self.entries.values_mut() {
             if let Some(own) = entry.deadline() {
                 *own = deadline;
@@ -169,32 +133,22 @@ impl Muxer {
 
     /// Takes in what has happened on the host's side.
     pub(super) fn poll(&mut self) -> io::Result<()> {
-        let mut events = Vec::with_capacity(EVENTS);
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        match epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(&mut events),
-            Some(&now),
-        ) {
-            Err(rustix::io::Errno::INTR) => return Ok(()),
-            other => other?,
-        };
-        for event in events {
-            match event.data.u64() {
-                LISTENER => self.accept(),
-                TIMER => self.expire(),
-                // Edge-triggered, so the counter may stay as it is.
-                WAKE => {}
-                id => self.host_event(id, event.flags),
+        for event in self.events.take()? {
+            match event {
+                Event::Listener => self.accept()?,
+                Event::Timer => self.expire()?,
+                Event::Stream {
+                    id,
+                    readable,
+                    writable,
+                    closed,
+                } => self.host_event(id, readable, writable, closed),
             }
         }
         Ok(())
     }
 
-    /// Whether the guest's next packet can be taken: any packet may need a reply.
+    /// Whether the guest's next packet can be taken: almost any packet may need a reply.
     pub(super) fn can_take(&self) -> bool {
         self.resets.len() < MAX_RESETS
     }
@@ -292,28 +246,27 @@ impl Muxer {
     /// Adds and watches an entry; `None` where the kernel has no room to watch it.
     fn add(&mut self, entry: Entry) -> Option<u64> {
         let id = self.next_entry;
-        let data = EventData::new_u64(id);
-        epoll::add(&self.epoll, entry.stream(), data, SOCKET_EVENTS).ok()?;
+        self.events.watch(id, entry.stream()).ok()?;
         self.next_entry += 1;
         self.entries.insert(id, entry);
         Some(id)
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self) -> io::Result<()> {
         loop {
             match host::accept(&self.listener) {
                 // One too many is turned away at once: it would find no place later either.
                 Ok(_) if self.entries.len() >= MAX_CONNECTIONS => {}
                 Ok(stream) => {
-                    let deadline = Instant::now() + self.timeout;
+                    let deadline = Instant::now() + SETUP_TIMEOUT;
                     if let Some(id) = self.add(Entry::Client { stream, deadline }) {
-                        self.arm(deadline);
+                        self.events.arm(deadline)?;
                         self.read_client(id);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 // Out of descriptors or memory: clients wait in the listener's queue.
-                Err(_) => return self.arm(Instant::now() + self.timeout),
+                Err(_) => return self.events.arm(Instant::now() + SETUP_TIMEOUT),
             }
         }
     }
@@ -360,10 +313,7 @@ impl Muxer {
         }
     }
 
-    fn host_event(&mut self, id: u64, flags: EventFlags) {
-        let closed = flags.intersects(EventFlags::HUP | EventFlags::ERR);
-        let readable = closed || flags.intersects(EventFlags::IN | EventFlags::RDHUP);
-        let writable = flags.intersects(EventFlags::OUT);
+    fn host_event(&mut self, id: u64, readable: bool, writable: bool, closed: bool) {
         match self.entries.get_mut(&id) {
             Some(Entry::Client { .. }) => self.read_client(id),
             Some(Entry::Connection(connection)) => {
@@ -392,13 +342,8 @@ impl Muxer {
         let watched = connection.watched_for_writing;
         if connection.wants_to_write() != watched {
             connection.watched_for_writing = !watched;
-            let flags = if watched {
-                SOCKET_EVENTS
-            } else {
-                SOCKET_EVENTS | EventFlags::OUT
-            };
-            let data = EventData::new_u64(id);
-            if epoll::modify(&self.epoll, connection.stream(), data, flags).is_err() {
+            let stream = connection.stream();
+            if self.events.watch_writable(id, stream, !watched).is_err() {
                 self.end(id, End::Reset);
                 return;
             }
@@ -406,6 +351,7 @@ impl Muxer {
         if connection.has_packet() && !connection.queued {
             connection.queued = true;
             self.ready.push_back(id);
+            debug_assert!(self.ready.len() <= self.entries.len());
         }
     }
 
@@ -421,19 +367,20 @@ impl Muxer {
         }
         if end == End::Reset {
             self.resets.push_back(Header::to_guest(ports, op::RST));
+            // One for every packet that was taken, and for every connection that ended by itself.
+            debug_assert!(self.resets.len() <= MAX_RESETS + MAX_CONNECTIONS);
         }
         if let Some(drain) = connection.into_drain() {
-            let data = EventData::new_u64(id);
-            let flags = EventFlags::OUT | EventFlags::ET;
-            if epoll::modify(&self.epoll, drain.stream(), data, flags).is_ok() {
+            // Says at once whether there is room, so that no room that came up meanwhile is missed.
+            let stream = drain.stream();
+            if self.events.watch_writable(id, stream, true).is_ok() {
                 self.entries.insert(id, Entry::Drain(drain));
             }
         }
     }
 
     /// Closes what has waited too long, and accepts again in case that failed.
-    fn expire(&mut self) {
-        self.timer_armed = false;
+    fn expire(&mut self) -> io::Result<()> {
         let now = Instant::now();
         let mut next = None;
         let mut due = Vec::new();
@@ -448,27 +395,8 @@ impl Muxer {
             self.end(id, End::Reset);
         }
         if let Some(deadline) = next {
-            self.arm(deadline);
+            self.events.arm(deadline)?;
         }
-        self.accept();
-    }
-
-    /// Sees to it that [`Self::expire`] runs at `deadline` or before; deadlines are made in order.
-    fn arm(&mut self, deadline: Instant) {
-        if self.timer_armed {
-            return;
-        }
-        let after = deadline
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_millis(1));
-        let after = Itimerspec {
-            it_interval: Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-            // A few seconds.
-            it_value: Timespec::try_from(after).expect("a timeout fits a timespec"),
-        };
-        self.timer_armed = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &after).is_ok();
+        self.accept()
     }
 }

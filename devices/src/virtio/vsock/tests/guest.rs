@@ -2,7 +2,7 @@
 //! sockets.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::Vsock;
-use super::packet::{GUEST_CID, HEADER_LEN, HOST_CID, Header, TYPE_STREAM};
+use crate::virtio::vsock::Vsock;
+use crate::virtio::vsock::packet::{GUEST_CID, HEADER_LEN, HOST_CID, Header, TYPE_STREAM, op};
 use crate::virtio::{DeviceError, Interrupt, QueueIo, QueueStateDef, VirtioDevice};
 
 pub(super) const RX: usize = 0;
@@ -187,6 +187,15 @@ impl Guest {
         chains
     }
 
+    /// Whether a chain can be offered without running over the ring.
+    pub(super) fn has_room(&self, queue: usize) -> bool {
+        let index = |part| -> u16 {
+            let address = GuestAddress(ring(queue) + part + 2);
+            self.mem.read_obj(address).expect("in memory")
+        };
+        index(0x1000).wrapping_sub(index(0x2000)) < QUEUE_SIZE
+    }
+
     /// Sends a packet in one descriptor, whatever its header says.
     pub(super) fn send_raw(&mut self, header: &Header, payload: &[u8]) {
         let mut packet = header.to_bytes().to_vec();
@@ -225,7 +234,7 @@ impl Guest {
 
     /// The next packet, for which the device may have to look at the host's side.
     pub(super) fn expect(&mut self, op: u16) -> (Header, Vec<u8>) {
-        for _ in 0..100 {
+        for _ in 0..1000 {
             if let Some((header, payload)) = self.receive() {
                 assert_eq!(header.op, op, "{header:?}");
                 return (header, payload);
@@ -245,9 +254,17 @@ impl Guest {
 
     /// A host client that asks for guest port `port`.
     pub(super) fn client(&self, port: u32) -> UnixStream {
-        let client = UnixStream::connect(self.folder.path().join("vsock.sock")).expect("listening");
-        io::Write::write_all(&mut &client, format!("CONNECT {port}\n").as_bytes())
+        let mut client = self.stream();
+        client
+            .write_all(format!("CONNECT {port}\n").as_bytes())
             .expect("written");
+        client
+    }
+
+    /// A host client that has not said anything yet.
+    pub(super) fn stream(&self) -> UnixStream {
+        let path = self.folder.path().join("vsock.sock");
+        let client = UnixStream::connect(path).expect("listening");
         patient(&client);
         client
     }
@@ -260,7 +277,7 @@ impl Guest {
 }
 
 /// A read that gets nothing must fail the test, not hang it.
-pub(super) fn patient(stream: &UnixStream) {
+fn patient(stream: &UnixStream) {
     let timeout = Some(Duration::from_secs(10));
     stream.set_read_timeout(timeout).expect("settable");
     stream.set_write_timeout(timeout).expect("settable");
@@ -293,4 +310,14 @@ fn ring(queue: usize) -> u64 {
 
 pub(super) fn buffer(queue: usize, index: u16) -> u64 {
     0x10_0000 * (4 * queue as u64 + 1) + u64::from(BUFFER[queue]) * u64::from(index)
+}
+
+/// A connection that the guest opened from port 7 to host port 1024, and its far end.
+pub(super) fn guest_connection(guest: &mut Guest) -> UnixStream {
+    let listener = guest.listen(1024);
+    guest.send(packet(7, 1024, op::REQUEST), &[]);
+    guest.expect(op::RESPONSE);
+    let (stream, _) = listener.accept().expect("connected");
+    patient(&stream);
+    stream
 }

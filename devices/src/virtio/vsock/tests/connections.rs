@@ -1,24 +1,13 @@
-//! The device from its rings to real Unix sockets.
+//! Connections from their beginning to their end.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
-use super::packet::{Header, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, op};
-use vm_memory::{Bytes, GuestAddress};
-
-use super::test_guest::{EVENT, Guest, buffer, packet, patient};
+use super::guest::{Guest, guest_connection, packet};
 use crate::virtio::VirtioDevice;
-
-/// A connection that the guest opened to host port 1024, and its far end.
-fn guest_connection(guest: &mut Guest) -> UnixStream {
-    let listener = guest.listen(1024);
-    guest.send(packet(7, 1024, op::REQUEST), &[]);
-    guest.expect(op::RESPONSE);
-    let (stream, _) = listener.accept().expect("connected");
-    patient(&stream);
-    stream
-}
+use crate::virtio::vsock::Vsock;
+use crate::virtio::vsock::packet::{Header, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, op};
 
 #[test]
 fn test_guest_connects_to_host_socket_and_both_talk() {
@@ -175,57 +164,89 @@ fn test_host_closes_guest_hears_everything_first() {
 }
 
 #[test]
-fn test_restored_guest_is_told_before_new_connections() {
+fn test_guest_closes_slow_host_still_reads_everything() {
     let mut guest = Guest::new();
     let mut host = guest_connection(&mut guest);
-    let mut client = guest.client(52);
-    let (request, _) = guest.expect(op::REQUEST);
+    let sent: Vec<u8> = (0..280_u32 << 10).map(|n| (n % 251) as u8).collect();
+    for part in sent.chunks(40 << 10) {
+        guest.send(packet(7, 1024, op::RW), part);
+    }
+    let close = Header {
+        flags: SHUTDOWN_BOTH,
+        ..packet(7, 1024, op::SHUTDOWN)
+    };
+    guest.send(close, &[]);
+    let mut replies = std::iter::from_fn(|| guest.receive());
+    assert!(replies.any(|(header, _)| header.op == op::RST));
 
-    let mut restored = guest.restored();
+    // The ports are free again while the host has yet to read.
+    std::fs::remove_file(guest.folder.path().join("vsock.sock_1024")).expect("there");
+    let mut second = guest_connection(&mut guest);
+    guest.send(packet(7, 1024, op::RW), b"second");
+    let reader = std::thread::spawn(move || {
+        let mut heard = Vec::new();
+        host.read_to_end(&mut heard).map(|_| heard)
+    });
+    while !reader.is_finished() {
+        guest.settle();
+    }
 
-    // The guest is told; packets wait until it offers the event's buffer again.
-    assert_eq!(restored.returned(EVENT), [(0, 4)]);
-    let event: u32 = restored
-        .mem
-        .read_obj(GuestAddress(buffer(EVENT, 0)))
-        .expect("in memory");
-    assert_eq!(event, 0);
-    let _new_client = restored.client(52);
-    restored.notify(EVENT);
-    restored.expect_silence();
-    restored.offer(EVENT, 0);
-    restored.notify(EVENT);
-    let (new_request, _) = restored.expect(op::REQUEST);
-    assert_ne!(new_request.src_port, request.src_port);
-    // What the guest believed to be connected is not.
-    restored.send(packet(7, 1024, op::RW), b"lost");
-    restored.expect(op::RST);
-
-    // The source goes on.
-    guest.work(|device, io| device.resume(io));
-    guest.send(packet(7, 1024, op::RW), b"kept");
-    guest.send(packet(52, request.src_port, op::RESPONSE), &[]);
-    let mut heard = [0; 4];
-    host.read_exact(&mut heard).expect("the guest's bytes");
-    assert_eq!(&heard, b"kept");
-    let mut line = [0; 2];
-    client.read_exact(&mut line).expect("accepted");
-    assert_eq!(&line, b"OK");
-    assert_eq!(guest.returned(EVENT), []);
+    let heard = reader
+        .join()
+        .expect("no panic")
+        .expect("no connection reset");
+    assert!(heard == sent, "{} of {} bytes", heard.len(), sent.len());
+    let mut heard = [0; 6];
+    second.read_exact(&mut heard).expect("the guest's bytes");
+    assert_eq!(&heard, b"second");
 }
 
 #[test]
-fn test_restored_twice_waits_for_both_events() {
-    let guest = Guest::new();
-    let mut restored = guest.restored().restored();
-    let _client = restored.client(52);
-    assert_eq!(restored.returned(EVENT).len(), 2);
+fn test_device_reset_closes_everything() {
+    let mut guest = Guest::new();
+    let mut host = guest_connection(&mut guest);
+    let mut client = guest.client(52);
+    guest.expect(op::REQUEST);
 
-    restored.offer(EVENT, 0);
-    restored.notify(EVENT);
-    restored.expect_silence();
-    restored.offer(EVENT, 1);
-    restored.notify(EVENT);
+    guest.work(|device, io| {
+        device.reset(io.mem);
+        Ok(())
+    });
 
-    restored.expect(op::REQUEST);
+    let mut heard = Vec::new();
+    assert_eq!(host.read_to_end(&mut heard).expect("an end of file"), 0);
+    assert_eq!(client.read_to_end(&mut heard).expect("an end of file"), 0);
+    guest.expect_silence();
+    // New ones work.
+    let _client = guest.client(52);
+    guest.expect(op::REQUEST);
+}
+
+#[test]
+fn test_setup_that_takes_too_long_is_given_up() {
+    let mut guest = Guest::new();
+    let mut unanswered = guest.client(52);
+    guest.expect(op::REQUEST);
+    let mut silent = guest.stream();
+    silent.write_all(b"CONN").expect("written");
+    let mut established = guest_connection(&mut guest);
+    guest.settle();
+
+    let given_up = Instant::now();
+    guest.expect(op::RST);
+
+    assert!(given_up.elapsed() > Duration::from_secs(4));
+    // The other client came a little later.
+    while guest.backend_ready(Duration::from_secs(1)) {
+        guest.work(Vsock::process_backend);
+    }
+    let mut heard = Vec::new();
+    unanswered.read_to_end(&mut heard).expect("an end of file");
+    assert_eq!(heard, b"");
+    let error = silent
+        .read_to_end(&mut heard)
+        .expect_err("its bytes were not read");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    established.write_all(b"still here").expect("written");
+    guest.expect(op::RW);
 }
