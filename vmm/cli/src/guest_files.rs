@@ -26,19 +26,20 @@ pub enum Role {
 }
 
 impl Role {
-    fn describe(self) -> &'static str {
+    /// The option that names such a file, without its hyphens, which is what messages call the file.
+    fn option(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
-            Self::Initrd => "initial RAM disk",
-            Self::Rootfs => "root image",
+            Self::Initrd => "initrd",
+            Self::Rootfs => "rootfs",
         }
     }
 
+    /// What the file is called where there is a default.
     fn file_name(self) -> &'static str {
         match self {
             Self::Kernel => "vmlinux",
-            Self::Initrd => "initrd",
-            Self::Rootfs => "rootfs",
+            other => other.option(),
         }
     }
 
@@ -65,9 +66,9 @@ pub enum GuestFileError {
     /// No folder has the default file.
     #[error(
         "there is no guest {} in {}: build it with `make guest`, or name a file with --{}",
-        .role.describe(),
+        .role.option(),
         folders(.searched),
-        match .role { Role::Kernel => "kernel", Role::Initrd => "initrd", Role::Rootfs => "rootfs" }
+        .role.option()
     )]
     NotBuilt {
         /// What was looked for.
@@ -76,7 +77,7 @@ pub enum GuestFileError {
         searched: Vec<PathBuf>,
     },
     /// Opening or reading failed.
-    #[error("cannot read the {} {path:?}, check the path and its permissions", .role.describe())]
+    #[error("cannot read the {} {path:?}, check the path and its permissions (--{0})", .role.option())]
     Unreadable {
         /// What the file is for.
         role: Role,
@@ -87,7 +88,7 @@ pub enum GuestFileError {
         source: io::Error,
     },
     /// A folder, a pipe or a device.
-    #[error("the {} {path:?} is not a regular file: name one that is", .role.describe())]
+    #[error("the {} {path:?} is not a regular file: name one that is (--{0})", .role.option())]
     NotRegular {
         /// What the file is for.
         role: Role,
@@ -95,7 +96,7 @@ pub enum GuestFileError {
         path: PathBuf,
     },
     /// Some other kind of file, or an empty one.
-    #[error("the {} {path:?} is {}: name another file", .role.describe(), .role.expected())]
+    #[error("the {} {path:?} is {}: name another file (--{0})", .role.option(), .role.expected())]
     WrongKind {
         /// What the file is for.
         role: Role,
@@ -104,7 +105,7 @@ pub enum GuestFileError {
     },
     /// Kernel and initial RAM disk leave no room.
     #[error(
-        "the kernel and the initial RAM disk have {needed} MiB, too much for {memory} MiB of guest memory: raise --memory"
+        "kernel and initrd have {needed} MiB, too much for {memory} MiB of guest memory: raise --memory"
     )]
     Memory {
         /// Their sizes together, in MiB, rounded up.

@@ -15,5 +15,6 @@ pub mod session;
 pub mod signals;
 pub mod spawn;
 pub mod state_dir;
+pub mod swap;
 pub mod tail;
 pub mod terminal;

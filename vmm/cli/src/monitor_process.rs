@@ -240,7 +240,7 @@ mod tests {
         let program = script(
             root.path(),
             "#!/bin/sh\nexec >&2\npwd\ntr '\\0' ' ' </proc/$$/environ\necho $1\nreadlink /proc/$$/fd/3 | cut -c1-7\n\
-             ls /proc/$$/fd | sort -n | tr '\\n' ' '\nps -o pgid= -p $$ | tr -d ' ' | grep -qx $$ && echo own group\n",
+             for n in $(seq 0 300); do [ -e /proc/$$/fd/$n ] && printf '%s ' $n; done\nps -o pgid= -p $$ | tr -d ' ' | grep -qx $$ && echo own group\n",
         );
 
         let mut monitor = MonitorProcess::start(&program, &state).expect("started");

@@ -2,25 +2,15 @@
 
 use std::str::FromStr;
 
+use cachot_devices::memory::{GRANULE, MAX_SIZE, MIN_SIZE};
+use cachot_vmm::keeper::MAX_CPUS;
 use parse_size::Config;
-
-/// Most virtual CPUs of a VM.
-pub const MAX_CPUS: u8 = 32;
-
-/// Guest memory comes in whole huge pages of 2 MiB.
-pub const MEMORY_UNIT: u64 = 2 << 20;
-
-/// Least guest memory, in bytes; no Linux of today starts with less.
-pub const MIN_MEMORY: u64 = 16 << 20;
-
-/// Most guest memory, in bytes.
-pub const MAX_MEMORY: u64 = 512 << 30;
 
 /// A number of virtual CPUs: 1 to [`MAX_CPUS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpus(u8);
 
-/// An amount of guest memory: a multiple of [`MEMORY_UNIT`], from [`MIN_MEMORY`] to [`MAX_MEMORY`].
+/// An amount of guest memory: a multiple of [`GRANULE`], from [`MIN_SIZE`] to [`MAX_SIZE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory(u64);
 
@@ -34,13 +24,13 @@ pub enum ResourceError {
     #[error("write a size, as in 256M or 2G")]
     Size,
     /// Not whole huge pages.
-    #[error("guest memory is a multiple of 2M: write {} or {}", mib(.0 - .0 % MEMORY_UNIT), mib(.0 - .0 % MEMORY_UNIT + MEMORY_UNIT))]
+    #[error("guest memory is a multiple of 2M: write {} or {}", mib(.0 - .0 % GRANULE), mib(.0 - .0 % GRANULE + GRANULE))]
     Odd(u64),
     /// Too little or too much.
     #[error(
         "a VM has at least {} and at most {} of memory",
-        mib(MIN_MEMORY),
-        mib(MAX_MEMORY)
+        mib(MIN_SIZE),
+        mib(MAX_SIZE)
     )]
     Range,
 }
@@ -92,10 +82,10 @@ impl FromStr for Memory {
                 .parse_size(text)
                 .map_err(|_| ResourceError::Size)?,
         };
-        if !(MIN_MEMORY..=MAX_MEMORY).contains(&bytes) {
+        if !(MIN_SIZE..=MAX_SIZE).contains(&bytes) {
             return Err(ResourceError::Range);
         }
-        if !bytes.is_multiple_of(MEMORY_UNIT) {
+        if !bytes.is_multiple_of(GRANULE) {
             return Err(ResourceError::Odd(bytes));
         }
         Ok(Self(bytes))
@@ -114,8 +104,8 @@ mod tests {
             ("256MiB", 256 << 20),
             ("1G", 1 << 30),
             ("128", 128 << 20),
-            ("16M", MIN_MEMORY),
-            ("512G", MAX_MEMORY),
+            ("16M", MIN_SIZE),
+            ("512G", MAX_SIZE),
         ] {
             assert_eq!(text.parse(), Ok(Memory(bytes)), "{text}");
         }
@@ -142,8 +132,8 @@ mod tests {
     #[test]
     fn test_cpus_outside_the_range_is_refused() {
         assert_eq!("1".parse(), Ok(Cpus(1)));
-        assert_eq!("32".parse(), Ok(Cpus(32)));
-        for text in ["0", "33", "256", "-1", "", "two"] {
+        assert_eq!("254".parse(), Ok(Cpus(254)));
+        for text in ["0", "255", "256", "-1", "", "two"] {
             assert_eq!(text.parse::<Cpus>(), Err(ResourceError::Cpus), "{text}");
         }
     }

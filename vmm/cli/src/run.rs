@@ -34,6 +34,7 @@ use crate::session::life::{Ending, SessionError};
 use crate::session::{self, Ends};
 use crate::signals::Signals;
 use crate::state_dir::{Places, StateDir, StateError};
+use crate::swap::Sources;
 use crate::tail::last_line;
 use crate::terminal::{self, RawMode};
 
@@ -408,7 +409,7 @@ impl Vm {
             cmdline: CMDLINE.to_owned(),
             files,
             outlive_keeper: false,
-            allow_swap: args.dangerously_allow_swap,
+            allow_swap: args.dangerously_allow_swap || !Sources::default().may_swap(),
         };
         let sent = self
             .monitor

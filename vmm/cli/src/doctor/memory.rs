@@ -5,10 +5,14 @@ use std::fs;
 use rustix::process::{Resource, getrlimit};
 
 use super::Finding;
+use crate::swap;
 
 /// Locked memory that 64 short secrets take, in bytes: two pages each, one of them while they are
 /// resolved.
 const LOCKED_FOR_SECRETS: u64 = 64 * 2 * 4096;
+
+/// Guest memory of `cachot run` by default, in bytes.
+const DEFAULT_MEMORY: u64 = 256 << 20;
 
 pub fn check() -> Vec<Finding> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -17,12 +21,11 @@ pub fn check() -> Vec<Finding> {
         // Raised to the hard limit when the program started.
         false => getrlimit(Resource::Memlock).current,
     };
-    let cgroup = own_cgroup(&read("/proc/self/cgroup"))
-        .map(|path| read(&format!("/sys/fs/cgroup{path}/memory.swap.max")));
+    let sources = swap::Sources::default();
     vec![
-        huge_pages(&read("/sys/kernel/mm/transparent_hugepage/shmem_enabled")),
+        huge_pages(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
         locked(limit),
-        swap(&read("/proc/swaps"), cgroup.as_deref(), limit),
+        swap(sources.swap_is_on(), sources.may_swap(), limit),
         merging(&read("/sys/kernel/mm/ksm/run")),
     ]
 }
@@ -36,31 +39,26 @@ fn may_lock_anything(status: &str) -> bool {
         .is_some_and(|set| set & 1 << 14 != 0)
 }
 
-/// The path of this process's cgroup (version 2).
-fn own_cgroup(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("0::"))
-}
-
 /// The word in brackets, of files such as `always [madvise] never`.
 fn chosen(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once('[')?;
     Some(rest.split_once(']')?.0)
 }
 
-fn huge_pages(shared: &str) -> Finding {
-    let policy = chosen(shared).unwrap_or("unsupported");
+fn huge_pages(enabled: &str) -> Finding {
+    let policy = chosen(enabled).unwrap_or("unsupported");
     let finding = match policy {
-        "never" | "deny" | "unsupported" => Finding::warning(
+        "always" | "madvise" => Finding::ok(
             "huge-pages",
-            format!("guest memory uses pages of 4 KiB only (policy for shared memory: {policy})"),
-            "`echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled` for faster guests",
+            format!("guest memory can use huge pages (policy: {policy})"),
         ),
-        _ => Finding::ok(
+        _ => Finding::warning(
             "huge-pages",
-            format!("guest memory can use huge pages (policy for shared memory: {policy})"),
+            format!("guest memory uses pages of 4 KiB only (policy: {policy})"),
+            "`echo madvise > /sys/kernel/mm/transparent_hugepage/enabled` for faster guests",
         ),
     };
-    finding.with("shmem_policy", policy)
+    finding.with("policy", policy)
 }
 
 fn locked(limit: Option<u64>) -> Finding {
@@ -85,26 +83,25 @@ fn locked(limit: Option<u64>) -> Finding {
     finding.with("limit_bytes", limit)
 }
 
-fn swap(swaps: &str, cgroup_max: Option<&str>, limit: Option<u64>) -> Finding {
-    // The first line is a heading.
-    let on = swaps.lines().skip(1).any(|line| !line.trim().is_empty());
-    let finding = if !on {
-        Finding::ok("swap", "off: guest memory stays in memory")
-    } else if cgroup_max.is_some_and(|max| max.trim() == "0") {
-        Finding::ok(
+fn swap(on: bool, may_swap: bool, limit: Option<u64>) -> Finding {
+    let finding = match limit {
+        _ if !on => Finding::ok("swap", "off: guest memory stays in memory"),
+        _ if !may_swap => Finding::ok(
             "swap",
             "on, but not for this cgroup: guest memory stays in memory",
-        )
-    } else if limit.is_none() {
-        Finding::ok("swap", "on; guest memory is locked against it")
-    } else {
-        Finding::warning(
+        ),
+        Some(limit) if limit < DEFAULT_MEMORY => Finding::warning(
             "swap",
-            "on: guest memory beyond the limit of locked memory could be written to disk, so `cachot run` refuses it",
-            "`swapoff -a`, or run it with `systemd-run --user --scope -p MemorySwapMax=0`, or raise the limit of locked memory",
-        )
+            format!(
+                "on, and only {} MiB may be locked against it: `cachot run` refuses guests with more memory",
+                limit >> 20
+            ),
+            "`swapoff -a`, or run in a cgroup with memory.swap.max=0 (systemd-run --scope -p MemorySwapMax=0), \
+             or raise the limit of locked memory",
+        ),
+        _ => Finding::ok("swap", "on; guest memory is locked against it"),
     };
-    finding.with("on", on)
+    finding.with("on", on).with("may_swap", may_swap)
 }
 
 fn merging(run: &str) -> Finding {
@@ -124,14 +121,9 @@ mod tests {
     #[test]
     fn test_huge_pages_policies() {
         let status = |text| huge_pages(text).status;
-        assert_eq!(
-            status("always within_size [advise] never deny force"),
-            Status::Ok
-        );
-        assert_eq!(
-            status("always within_size advise [never] deny force"),
-            Status::Warning
-        );
+        assert_eq!(status("always [madvise] never"), Status::Ok);
+        assert_eq!(status("[always] madvise never"), Status::Ok);
+        assert_eq!(status("always madvise [never]"), Status::Warning);
         assert_eq!(status(""), Status::Warning);
     }
 
@@ -145,17 +137,13 @@ mod tests {
     }
 
     #[test]
-    fn test_swap_on_and_off() {
-        const HEADING: &str = "Filename Type Size Used Priority\n";
-        let on = format!("{HEADING}/dev/sda2 partition 1 0 -2\n");
-        assert_eq!(swap(HEADING, None, Some(0)).status, Status::Ok);
-        assert_eq!(swap(&on, None, Some(8 << 20)).status, Status::Warning);
-        assert_eq!(
-            swap(&on, Some("max\n"), Some(8 << 20)).status,
-            Status::Warning
-        );
-        assert_eq!(swap(&on, Some("0\n"), Some(8 << 20)).status, Status::Ok);
-        assert_eq!(swap(&on, None, None).status, Status::Ok);
+    fn test_swap_is_a_warning_only_where_guests_are_refused() {
+        let status = |on, may_swap, limit| swap(on, may_swap, limit).status;
+        assert_eq!(status(false, false, Some(0)), Status::Ok);
+        assert_eq!(status(true, false, Some(0)), Status::Ok);
+        assert_eq!(status(true, true, None), Status::Ok);
+        assert_eq!(status(true, true, Some(1 << 30)), Status::Ok);
+        assert_eq!(status(true, true, Some(8 << 20)), Status::Warning);
     }
 
     #[test]
@@ -163,14 +151,5 @@ mod tests {
         assert!(may_lock_anything("Name:\tx\nCapEff:\t000001ffffffffff\n"));
         assert!(!may_lock_anything("CapEff:\t0000000000000000\n"));
         assert!(!may_lock_anything(""));
-    }
-
-    #[test]
-    fn test_own_cgroup_is_the_unified_one() {
-        assert_eq!(
-            own_cgroup("1:cpu:/a\n0::/user.slice/x\n"),
-            Some("/user.slice/x")
-        );
-        assert_eq!(own_cgroup(""), None);
     }
 }
