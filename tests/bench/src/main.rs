@@ -1,0 +1,69 @@
+//! Times, exits and memory of cachot, beside Firecracker's where it is given. Every figure is measured
+//! in the run that prints it; peers take turns, and ratios are taken of turns.
+
+mod firecracker;
+mod linux;
+mod memory;
+mod native;
+mod process;
+mod stats;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// On this machine's /dev/kvm: from exec to the first byte of a bare-metal guest, and the monitor's memory
+    Native {
+        /// Folder of `cachot` and `cachot-vmm`
+        #[arg(long)]
+        programs: PathBuf,
+        /// Folder of the guest artefacts
+        #[arg(long)]
+        guest: PathBuf,
+        /// Firecracker's program
+        #[arg(long)]
+        peer: Option<PathBuf>,
+        #[arg(long, default_value_t = 21)]
+        runs: usize,
+    },
+    /// From exec to user space of Linux, each in a fresh lab
+    Linux {
+        /// The program `lab`
+        #[arg(long)]
+        lab: PathBuf,
+        /// Firecracker's program
+        #[arg(long)]
+        peer: Option<PathBuf>,
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// What `linux` runs in a lab: prints one JSON object
+    #[command(hide = true)]
+    Inside {
+        /// Firecracker's program, to measure instead of cachot
+        #[arg(long)]
+        peer: Option<PathBuf>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Command::Native {
+            programs,
+            guest,
+            peer,
+            runs,
+        } => native::bench(&programs, &guest, peer.as_deref(), runs),
+        Command::Linux { lab, peer, runs } => linux::bench(&lab, peer.as_deref(), runs),
+        Command::Inside { peer } => linux::inside(peer.as_deref()),
+    }
+}
