@@ -146,7 +146,7 @@ impl Channel {
             // The workload reads no more: the rest of its input has nowhere to go.
             Err(End::Sink(_)) => self.input = None,
             Err(End::Eof) => match link.map(still_connected) {
-                Some(Err(error)) => self.link.lose(now, error),
+                Some(Err(error)) if !self.output.half_closed => self.link.lose(now, error),
                 _ => {
                     end_terminal_input(&input.sink);
                     self.input = None;
@@ -158,7 +158,7 @@ impl Channel {
 
 /// Tells the two meanings of an end of file apart: the host closed its half (input has ended), or
 /// the whole connection is gone (input goes on over the next one). Sending nothing fails only in
-/// the second case, unless our own half is closed; then there is nothing left to lose.
+/// the second case, or where our own half is closed: then nothing is left to tell the host.
 fn still_connected(link: impl AsFd) -> Result<(), Errno> {
     send(link, &[], SendFlags::NOSIGNAL).map(drop)
 }

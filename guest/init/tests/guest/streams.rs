@@ -47,6 +47,22 @@ fn test_pipes_end_of_input_reaches_the_workload() {
 }
 
 #[test]
+fn test_pipes_input_goes_on_after_the_output_has_ended() {
+    let mut keeper = Keeper::boot();
+    keeper.start(script("exec >&-; wc -c >&2"));
+    let [mut stdio, stderr] = keeper.streams();
+
+    assert_eq!(stdio.read(&mut [0]).expect("readable"), 0);
+    stdio.write_all(b"12345").expect("sent");
+    stdio
+        .shutdown(std::net::Shutdown::Write)
+        .expect("half-closed");
+
+    assert_eq!(drain(stderr), b"5\n");
+    assert_eq!(keeper.expect_exit(), 0);
+}
+
+#[test]
 fn test_pipes_without_input_read_dev_null() {
     let mut start = script("readlink /proc/self/fd/0; cat");
     start.stdin = false;
