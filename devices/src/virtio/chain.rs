@@ -7,7 +7,9 @@
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemory, GuestMemoryError, Permissions, ReadVolatile, WriteVolatile,
+};
 
 /// A piece of guest memory that lies in RAM; its end does not overflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,11 +139,7 @@ impl Chain {
     ///
     /// # Errors
     /// When the memory cannot be read.
-    pub fn read<M: GuestMemory>(
-        &self,
-        mem: &M,
-        limit: usize,
-    ) -> Result<Vec<u8>, vm_memory::GuestMemoryError> {
+    pub fn read<M: GuestMemory>(&self, mem: &M, limit: usize) -> Result<Vec<u8>, GuestMemoryError> {
         let total = usize::try_from(self.readable_len()).unwrap_or(usize::MAX);
         let mut bytes = vec![0; total.min(limit)];
         let mut rest = bytes.as_mut_slice();
@@ -156,15 +154,45 @@ impl Chain {
         Ok(bytes)
     }
 
+    /// Fills `len` bytes of the writable part, from byte `skip` on, from `source`.
+    ///
+    /// # Errors
+    /// When the source fails or ends, the memory cannot be written, or the part is too short.
+    pub fn fill<M: GuestMemory, F: ReadVolatile>(
+        &self,
+        mem: &M,
+        skip: u32,
+        len: u32,
+        source: &mut F,
+    ) -> Result<(), GuestMemoryError> {
+        for (addr, len) in window(&self.writable, skip, len)? {
+            mem.read_exact_volatile_from(addr, source, len)?;
+        }
+        Ok(())
+    }
+
+    /// Passes `len` bytes of the readable part, from byte `skip` on, to `sink`.
+    ///
+    /// # Errors
+    /// When the sink fails, the memory cannot be read, or the part is too short.
+    pub fn drain<M: GuestMemory, F: WriteVolatile>(
+        &self,
+        mem: &M,
+        skip: u32,
+        len: u32,
+        sink: &mut F,
+    ) -> Result<(), GuestMemoryError> {
+        for (addr, len) in window(&self.readable, skip, len)? {
+            mem.write_all_volatile_to(addr, sink, len)?;
+        }
+        Ok(())
+    }
+
     /// Copies `bytes` to the beginning of the writable part; answers how many fitted.
     ///
     /// # Errors
     /// When the memory cannot be written.
-    pub fn write<M: GuestMemory>(
-        &self,
-        mem: &M,
-        bytes: &[u8],
-    ) -> Result<u32, vm_memory::GuestMemoryError> {
+    pub fn write<M: GuestMemory>(&self, mem: &M, bytes: &[u8]) -> Result<u32, GuestMemoryError> {
         let mut rest = bytes;
         let mut written = 0;
         for range in &self.writable {
@@ -177,6 +205,30 @@ impl Chain {
             written += u32::try_from(len).unwrap_or(range.len);
         }
         Ok(written)
+    }
+}
+
+/// The pieces of `ranges` that hold the `len` bytes from byte `skip` on.
+fn window(
+    ranges: &[Range],
+    mut skip: u32,
+    mut len: u32,
+) -> Result<Vec<(GuestAddress, usize)>, GuestMemoryError> {
+    let mut pieces = Vec::new();
+    for range in ranges {
+        let skipped = skip.min(range.len);
+        let taken = len.min(range.len - skipped);
+        skip -= skipped;
+        len -= taken;
+        if let (1.., Ok(taken)) = (taken, usize::try_from(taken)) {
+            // A range's end does not overflow.
+            pieces.push((GuestAddress(range.addr.0 + u64::from(skipped)), taken));
+        }
+    }
+    if len == 0 {
+        Ok(pieces)
+    } else {
+        Err(GuestMemoryError::InvalidBackendAddress)
     }
 }
 
@@ -282,5 +334,49 @@ mod tests {
         mem.read_slice(&mut end, GuestAddress(0x1300))
             .expect("in memory");
         assert_eq!(&end, b"yz");
+    }
+
+    #[test]
+    fn test_fill_and_drain_take_the_window() {
+        let mem = memory(&[
+            (0x1000, 4, NEXT, 1),
+            (0x1100, 4, NEXT, 2),
+            (0x1200, 4, WRITE | NEXT, 3),
+            (0x1300, 4, WRITE, 0),
+        ]);
+        mem.write_slice(b"abcd", GuestAddress(0x1000))
+            .expect("in memory");
+        mem.write_slice(b"efgh", GuestAddress(0x1100))
+            .expect("in memory");
+        let chain = Chain::walk(&mem, TABLE, 8, 0).expect("the chain is whole");
+        for skip in 0..=9 {
+            for len in 0..=9 {
+                let fits = skip + len <= 8;
+                let mut out = Vec::new();
+                let drained = chain.drain(&mem, skip, len, &mut out);
+                assert_eq!(drained.is_ok(), fits || len == 0, "{skip} {len}");
+                let (from, to) = (skip as usize, (skip + len) as usize);
+                if fits {
+                    assert_eq!(out, b"abcdefgh"[from..to]);
+                }
+
+                for at in [0x1200, 0x1300] {
+                    mem.write_slice(b"....", GuestAddress(at))
+                        .expect("in memory");
+                }
+                let filled = chain.fill(&mem, skip, len, &mut &b"123456789"[..]);
+                assert_eq!(filled.is_ok(), fits || len == 0, "{skip} {len}");
+                let mut expected = *b"........";
+                if fits {
+                    expected[from..to].copy_from_slice(&b"123456789"[..len as usize]);
+                }
+                let mut written = [0; 8];
+                mem.read_slice(&mut written[..4], GuestAddress(0x1200))
+                    .expect("in memory");
+                mem.read_slice(&mut written[4..], GuestAddress(0x1300))
+                    .expect("in memory");
+                assert_eq!(written, expected, "{skip} {len}");
+            }
+        }
     }
 }

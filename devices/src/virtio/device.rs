@@ -107,6 +107,14 @@ pub trait VirtioDevice<M: GuestMemory>: Send {
     /// Where the state is not one that [`Self::save`] can have made for this device and memory.
     fn restore(&mut self, state: Self::State, mem: &M) -> Result<(), RestoreError>;
 
+    /// The state was restored, and these are the restored queues: the last chance to refuse them together.
+    ///
+    /// # Errors
+    /// Where the state does not fit the queues.
+    fn check_queues(&self, _io: &QueueIo<'_, M>) -> Result<(), RestoreError> {
+        Ok(())
+    }
+
     /// vCPUs run again, in the source of a snapshot or in what was restored from it.
     ///
     /// # Errors
@@ -114,4 +122,15 @@ pub trait VirtioDevice<M: GuestMemory>: Send {
     fn resume(&mut self, _io: &mut QueueIo<'_, M>) -> Result<(), DeviceError> {
         Ok(())
     }
+}
+
+/// Copies what a driver reads at `offset` of a configuration space whose bytes are `config`; what lies
+/// past its end stays as it is.
+pub fn read_config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    let rest = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| config.get(offset..))
+        .unwrap_or_default();
+    let len = rest.len().min(data.len());
+    data[..len].copy_from_slice(&rest[..len]);
 }

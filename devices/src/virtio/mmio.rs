@@ -153,12 +153,26 @@ impl<D: VirtioDevice<M>, M: GuestMemory> Transport<D, M> {
         &self.interrupt
     }
 
-    /// The device, and its queues to work on, for calls that come from the host.
-    pub fn device_and_io(&mut self) -> (&mut D, QueueIo<'_, M>) {
+    /// Lets the host change the device; the device thread then serves all queues, where the device
+    /// has something to tell the driver.
+    pub fn with_device<R>(&mut self, change: impl FnOnce(&mut D, &M) -> R) -> R {
+        let result = change(&mut self.device, &self.mem);
+        self.notify_all();
+        result
+    }
+
+    fn device_and_io(&mut self) -> (&mut D, QueueIo<'_, M>) {
         (
             &mut self.device,
             QueueIo::new(&self.mem, &mut self.queues, &self.interrupt),
         )
+    }
+
+    fn notify_all(&self) {
+        for index in 0..D::QUEUE_SIZES.len() {
+            self.notifier
+                .notify(u32::try_from(index).unwrap_or(u32::MAX));
+        }
     }
 
     /// vCPUs are paused: the device finishes and rests until [`Self::resume`].
@@ -184,9 +198,7 @@ impl<D: VirtioDevice<M>, M: GuestMemory> Transport<D, M> {
             self.run(|device, io| device.resume(io));
         }
         // A notification may have been lost on the way through a snapshot: look at every queue.
-        for index in 0..32 {
-            self.notifier.notify(index);
-        }
+        self.notify_all();
     }
 
     /// The transport and its device as data. Called paused.
@@ -230,6 +242,8 @@ impl<D: VirtioDevice<M>, M: GuestMemory> Transport<D, M> {
             queues.push(queue);
         }
         self.device.restore(state.device, &self.mem)?;
+        let io = QueueIo::new(&self.mem, &mut queues, &self.interrupt);
+        self.device.check_queues(&io)?;
         self.queues = queues;
         self.status = state.status;
         self.driver_features = state.driver_features;

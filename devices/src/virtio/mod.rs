@@ -9,9 +9,14 @@ mod device;
 mod interrupt;
 pub mod mmio;
 mod queue;
+pub mod secrets;
+#[cfg(test)]
+mod testing;
+mod transfer;
 pub mod vsock;
 
 pub use chain::{Chain, ChainError, Range};
-pub use device::{ActivateError, DeviceError, RestoreError, VirtioDevice};
+pub use device::{ActivateError, DeviceError, RestoreError, VirtioDevice, read_config_bytes};
 pub use interrupt::Interrupt;
 pub use queue::{Notifier, QueueIo, QueueStateDef};
+pub use transfer::{FileAt, Random, Zeros};

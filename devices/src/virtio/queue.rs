@@ -31,17 +31,18 @@ impl<'a, M: GuestMemory> QueueIo<'a, M> {
         }
     }
 
-    /// Takes the next whole chain of queue `index`. Malformed chains are returned to the driver with a
-    /// used length of 0 on the way.
+    /// Takes the next whole chain of queue `index`; none where the driver does not use that queue.
+    /// Malformed chains are returned to the driver with a used length of 0 on the way.
     ///
     /// # Errors
     /// When the rings themselves are broken: an index that runs too far ahead, rings outside RAM, a
     /// chain head outside the table.
     pub fn pop(&mut self, index: usize) -> Result<Option<Chain>, virtio_queue::Error> {
-        let queue = self.queue(index)?;
         loop {
             let mem = self.mem;
-            let queue = &mut self.queues[queue];
+            let Some(queue) = self.queues.get_mut(index).filter(|queue| queue.ready()) else {
+                return Ok(None);
+            };
             let Some(head) = queue.iter(mem)?.next().map(|chain| chain.head_index()) else {
                 return Ok(None);
             };

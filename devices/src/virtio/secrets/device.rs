@@ -1,0 +1,521 @@
+//! What the device does: requests of the driver, changes by the host.
+
+use std::os::fd::AsFd;
+
+use cachot_secrets::{MAX_VALUE_LEN, Name, SealedValue};
+use vm_memory::{GuestMemory, GuestMemoryError};
+
+use super::events::{Event, Events};
+use super::handles::{Attachment, Handles, Refusal};
+use super::pages::{PageRange, deliver, is_ram, wipe};
+use super::persist::SecretsState;
+use super::wire::{
+    self, DEVICE_ID, EVENT, EVENT_QUEUE, EventKind, LIST_ENTRY, LIST_HEADER, ListEntry,
+    MAX_REQUEST, REQUEST_QUEUE, RESPONSE_HEADER, Request, Status, VALUE_HEADER,
+};
+use crate::virtio::{
+    ActivateError, Chain, DeviceError, FileAt, QueueIo, RestoreError, VirtioDevice, Zeros,
+    read_config_bytes,
+};
+
+/// A secret as the host declares it to the device.
+#[derive(Debug)]
+pub struct Secret {
+    /// Its name, which no other secret of the device has.
+    pub name: Name,
+    /// Permission bits in the guest, a subset of 0444.
+    pub mode: u32,
+    /// Owner in the guest.
+    pub uid: u32,
+    /// Group in the guest.
+    pub gid: u32,
+    /// The bytes.
+    pub value: SealedValue,
+}
+
+/// A declared secret and what has become of it.
+#[derive(Debug)]
+struct Entry {
+    name: Name,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    /// The epoch in which the value came, so that a version is never used again, even after a restore.
+    version: u64,
+    value_len: u32,
+    /// None once the secret is revoked.
+    value: Option<SealedValue>,
+}
+
+impl Entry {
+    fn new(secret: Secret, version: u64) -> Self {
+        Self {
+            name: secret.name,
+            mode: secret.mode,
+            uid: secret.uid,
+            gid: secret.gid,
+            version,
+            value_len: value_len(&secret.value),
+            value: Some(secret.value),
+        }
+    }
+}
+
+/// Length of a value; [`MAX_VALUE_LEN`] fits.
+fn value_len(value: &SealedValue) -> u32 {
+    u32::try_from(value.len()).unwrap_or(u32::MAX)
+}
+
+/// Why the host's change of the device failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// No secret of that name was declared.
+    #[error("no secret {0} is declared for this VM")]
+    NotDeclared(Name),
+    /// The secret was revoked, which is final.
+    #[error("the secret {0} was revoked and cannot be given a value again")]
+    Revoked(Name),
+    /// A value could not be brought into the guest's pages; they hold zero bytes.
+    #[error("the value of {name} cannot be written to the guest's pages")]
+    Deliver {
+        /// The secret.
+        name: Name,
+        /// What failed.
+        #[source]
+        source: GuestMemoryError,
+    },
+    /// Pages could not be wiped: guest memory is gone.
+    #[error("attached guest pages cannot be wiped")]
+    Wipe(#[source] GuestMemoryError),
+}
+
+/// The secrets device.
+#[derive(Debug)]
+pub struct SecretsDevice {
+    entries: Vec<Entry>,
+    pub(super) epoch: u64,
+    pub(super) acknowledged: u64,
+    pub(super) frozen: bool,
+    pub(super) handles: Handles,
+    pub(super) events: Events,
+    config_changed: bool,
+}
+
+impl SecretsDevice {
+    /// A device that delivers `secrets`, whose order LIST keeps.
+    #[must_use]
+    pub fn new(secrets: Vec<Secret>) -> Self {
+        const FIRST_EPOCH: u64 = 1;
+        Self {
+            entries: declare(secrets, FIRST_EPOCH),
+            epoch: FIRST_EPOCH,
+            acknowledged: 0,
+            frozen: false,
+            handles: Handles::default(),
+            events: Events::default(),
+            config_changed: false,
+        }
+    }
+
+    /// The epoch, which changes with everything that happens to secrets.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The last epoch that the driver says it has acted upon; 0 at first.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Gives a secret a new value. Attached pages keep the old one; the driver is told to attach fresh
+    /// pages.
+    ///
+    /// # Errors
+    /// [`HostError::NotDeclared`] or [`HostError::Revoked`]; then nothing has changed.
+    pub fn rotate(&mut self, name: &Name, value: SealedValue) -> Result<(), HostError> {
+        let index = self.declared(name)?;
+        if self.entries[index].value.is_none() {
+            return Err(HostError::Revoked(name.clone()));
+        }
+        self.begin_epoch(EventKind::Rotated, Some(name.clone()));
+        let entry = &mut self.entries[index];
+        entry.version = self.epoch;
+        entry.value_len = value_len(&value);
+        entry.value = Some(value);
+        Ok(())
+    }
+
+    /// Wipes all pages that hold a secret and never delivers it again. A second time it does nothing.
+    ///
+    /// # Errors
+    /// [`HostError::NotDeclared`], or [`HostError::Wipe`]; in both cases the secret is not delivered any
+    /// more.
+    pub fn revoke<M: GuestMemory>(&mut self, name: &Name, mem: &M) -> Result<(), HostError> {
+        let index = self.declared(name)?;
+        if self.entries[index].value.take().is_none() {
+            return Ok(());
+        }
+        self.begin_epoch(EventKind::Revoked, Some(name.clone()));
+        let mut of_secret = self.handles.iter().filter(|(_, pages)| pages.name == *name);
+        of_secret
+            .try_for_each(|(_, pages)| wipe(mem, &pages.ranges))
+            .map_err(HostError::Wipe)
+    }
+
+    /// Delivers nothing until [`Self::rehydrate`]; attached pages keep what they hold.
+    pub fn freeze(&mut self) {
+        self.frozen = true;
+        self.config_changed = true;
+    }
+
+    /// Declares these secrets in place of all that were, fills every attached page again and ends a
+    /// freeze. vCPUs are paused.
+    ///
+    /// Pages whose secret is not among the new ones, or does not fit into them any more, are wiped.
+    ///
+    /// # Errors
+    /// [`HostError::Deliver`] or [`HostError::Wipe`]: the device is frozen then, and the guest must not
+    /// run on.
+    pub fn rehydrate<M: GuestMemory>(
+        &mut self,
+        secrets: Vec<Secret>,
+        mem: &M,
+    ) -> Result<(), HostError> {
+        self.frozen = true;
+        self.begin_epoch(EventKind::Rehydrated, None);
+        self.entries = declare(secrets, self.epoch);
+        for (_, pages) in self.handles.iter() {
+            let value = self
+                .entries
+                .iter()
+                .find(|entry| entry.name == pages.name)
+                .and_then(|entry| entry.value.as_ref())
+                .filter(|value| value.len() as u64 <= pages.len());
+            match value {
+                Some(value) => {
+                    deliver(mem, &pages.ranges, value).map_err(|source| HostError::Deliver {
+                        name: pages.name.clone(),
+                        source,
+                    })?
+                }
+                None => wipe(mem, &pages.ranges).map_err(HostError::Wipe)?,
+            }
+        }
+        self.frozen = false;
+        Ok(())
+    }
+
+    fn declared(&self, name: &Name) -> Result<usize, HostError> {
+        self.index_of(name)
+            .ok_or_else(|| HostError::NotDeclared(name.clone()))
+    }
+
+    fn index_of(&self, name: &Name) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.name == *name)
+    }
+
+    fn begin_epoch(&mut self, kind: EventKind, name: Option<Name>) {
+        // Starts under 2^63, here and after a restore, and rises by one at a time.
+        self.epoch += 1;
+        self.config_changed = true;
+        self.events.push(Event {
+            kind,
+            name,
+            epoch: self.epoch,
+        });
+    }
+
+    fn config(&self) -> [u8; 24] {
+        let count = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        let longest = u32::try_from(MAX_VALUE_LEN).unwrap_or(u32::MAX);
+        let mut config = [0; 24];
+        config[..8].copy_from_slice(&self.epoch.to_le_bytes());
+        config[8..12].copy_from_slice(&count.to_le_bytes());
+        config[12..16].copy_from_slice(&longest.to_le_bytes());
+        config[16..20].copy_from_slice(&u32::from(self.frozen).to_le_bytes());
+        config
+    }
+
+    /// Answers one request; the number of bytes written to the chain.
+    fn serve<M: GuestMemory>(
+        &mut self,
+        chain: &Chain,
+        io: &QueueIo<'_, M>,
+    ) -> Result<u32, DeviceError> {
+        let Some(room) = chain.writable_len().checked_sub(RESPONSE_HEADER) else {
+            return Ok(0);
+        };
+        let request = if chain.readable_len() > MAX_REQUEST {
+            None
+        } else {
+            // The one time that the request is read: what the guest does to it from here on is lost.
+            Request::parse(&chain.read(io.mem, MAX_REQUEST as usize)?)
+        };
+        let reply = match request {
+            None => Reply::status(Status::Invalid),
+            Some(Request::Detach { handle }) => self.detach(handle, io.mem)?,
+            Some(Request::Ack { epoch }) => self.acknowledge(epoch),
+            Some(_) if self.frozen => Reply::status(Status::Frozen),
+            Some(Request::List { start }) => self.list(start, room),
+            Some(Request::Attach { name, ranges }) => self.attach(name, ranges, chain, io)?,
+            Some(Request::Get { name }) => self.get(&name, chain, io.mem)?,
+        };
+        let mut bytes = wire::response_header(reply.status, self.epoch).to_vec();
+        bytes.extend_from_slice(&reply.body);
+        Ok(chain.write(io.mem, &bytes)? + reply.value_len)
+    }
+
+    fn list(&self, start: u32, room: u32) -> Reply {
+        let Some(room) = room.checked_sub(LIST_HEADER) else {
+            return Reply::status(Status::Invalid);
+        };
+        let fitting = (room / LIST_ENTRY) as usize;
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        let entries = self.entries.iter().skip(start).take(fitting);
+        let mut body = Vec::with_capacity(LIST_HEADER as usize);
+        for number in [self.entries.len(), entries.len()] {
+            body.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
+        }
+        for entry in entries {
+            ListEntry {
+                name: &entry.name,
+                version: entry.version,
+                value_len: entry.value_len,
+                uid: entry.uid,
+                gid: entry.gid,
+                mode: entry.mode,
+            }
+            .encode(&mut body);
+        }
+        Reply::new(Status::Ok, body)
+    }
+
+    fn attach<M: GuestMemory>(
+        &mut self,
+        name: Name,
+        ranges: Vec<PageRange>,
+        chain: &Chain,
+        io: &QueueIo<'_, M>,
+    ) -> Result<Reply, DeviceError> {
+        let room = chain.writable_len() - RESPONSE_HEADER;
+        if room < VALUE_HEADER || !may_be_attached(&ranges, chain, io) {
+            return Ok(Reply::status(Status::Invalid));
+        }
+        let within_limits = match self.handles.check(&ranges) {
+            Err(Refusal::Overlap) => return Ok(Reply::status(Status::Invalid)),
+            other => other.is_ok(),
+        };
+        let Some(entry) = self.entries.iter().find(|entry| entry.name == name) else {
+            return Ok(Reply::status(Status::NoEnt));
+        };
+        let Some(value) = &entry.value else {
+            return Ok(Reply::status(Status::Revoked));
+        };
+        let pages = Attachment { name, ranges };
+        if pages.len() < u64::from(entry.value_len) {
+            let body = wire::attach_body(0, entry.value_len, entry.version);
+            return Ok(Reply::new(Status::TooBig, body));
+        }
+        if !within_limits {
+            return Ok(Reply::status(Status::Unavailable));
+        }
+        if deliver(io.mem, &pages.ranges, value).is_err() {
+            wipe(io.mem, &pages.ranges)?;
+            return Ok(Reply::status(Status::Unavailable));
+        }
+        let handle = self.handles.insert(pages);
+        let body = wire::attach_body(handle, entry.value_len, entry.version);
+        Ok(Reply::new(Status::Ok, body))
+    }
+
+    fn detach<M: GuestMemory>(&mut self, handle: u32, mem: &M) -> Result<Reply, DeviceError> {
+        let Some(pages) = self.handles.get(handle) else {
+            return Ok(Reply::status(Status::NoEnt));
+        };
+        wipe(mem, &pages.ranges)?;
+        self.handles.remove(handle);
+        Ok(Reply::status(Status::Ok))
+    }
+
+    fn get<M: GuestMemory>(
+        &self,
+        name: &Name,
+        chain: &Chain,
+        mem: &M,
+    ) -> Result<Reply, DeviceError> {
+        const VALUE_AT: u32 = RESPONSE_HEADER + VALUE_HEADER;
+        let Some(room) = chain.writable_len().checked_sub(VALUE_AT) else {
+            return Ok(Reply::status(Status::Invalid));
+        };
+        let Some(entry) = self.entries.iter().find(|entry| entry.name == *name) else {
+            return Ok(Reply::status(Status::NoEnt));
+        };
+        let Some(value) = &entry.value else {
+            return Ok(Reply::status(Status::Revoked));
+        };
+        let body = wire::get_body(entry.value_len, entry.version);
+        if room < entry.value_len {
+            return Ok(Reply::new(Status::TooBig, body));
+        }
+        let mut source = FileAt::new(value.as_fd(), 0);
+        if chain
+            .fill(mem, VALUE_AT, entry.value_len, &mut source)
+            .is_err()
+        {
+            chain.fill(mem, VALUE_AT, entry.value_len, &mut Zeros)?;
+            return Ok(Reply::status(Status::Unavailable));
+        }
+        Ok(Reply {
+            status: Status::Ok,
+            body,
+            value_len: entry.value_len,
+        })
+    }
+
+    fn acknowledge(&mut self, epoch: u64) -> Reply {
+        if epoch > self.epoch {
+            return Reply::status(Status::Invalid);
+        }
+        self.acknowledged = self.acknowledged.max(epoch);
+        Reply::status(Status::Ok)
+    }
+
+    /// Tells the driver what it was not told yet, as far as it has given buffers.
+    fn tell<M: GuestMemory>(&mut self, io: &mut QueueIo<'_, M>) -> Result<(), DeviceError> {
+        if std::mem::take(&mut self.config_changed) {
+            io.config_change();
+        }
+        while let Some(event) = self.events.front() {
+            let Some(chain) = io.pop(EVENT_QUEUE)? else {
+                break;
+            };
+            let mut written = 0;
+            if chain.writable_len() >= EVENT {
+                let bytes = wire::event(event.kind, event.name.as_ref(), event.epoch);
+                written = chain.write(io.mem, &bytes)?;
+                self.events.pop_front();
+            }
+            io.complete(EVENT_QUEUE, chain.head, written)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a request is answered with.
+struct Reply {
+    status: Status,
+    body: Vec<u8>,
+    /// Bytes of a value that are in the chain behind the body already.
+    value_len: u32,
+}
+
+impl Reply {
+    fn new(status: Status, body: Vec<u8>) -> Self {
+        Self {
+            status,
+            body,
+            value_len: 0,
+        }
+    }
+
+    fn status(status: Status) -> Self {
+        Self::new(status, Vec::new())
+    }
+}
+
+fn declare(secrets: Vec<Secret>, version: u64) -> Vec<Entry> {
+    let entry = |secret| Entry::new(secret, version);
+    secrets.into_iter().map(entry).collect()
+}
+
+/// Whether all ranges are RAM in which neither a ring nor a part of the request's own chain lies.
+fn may_be_attached<M: GuestMemory>(
+    ranges: &[PageRange],
+    chain: &Chain,
+    io: &QueueIo<'_, M>,
+) -> bool {
+    let rings = io
+        .rings()
+        .map(|(start, len)| PageRange::around(start.0, len));
+    let own = chain.readable.iter().chain(&chain.writable);
+    let own = own.map(|part| PageRange::around(part.addr.0, part.len.into()));
+    let taken: Vec<PageRange> = rings.chain(own).collect();
+    ranges
+        .iter()
+        .all(|range| is_ram(io.mem, *range) && !taken.iter().any(|taken| range.overlaps(*taken)))
+}
+
+impl<M: GuestMemory> VirtioDevice<M> for SecretsDevice {
+    type State = SecretsState;
+
+    const ID: u32 = DEVICE_ID;
+    const QUEUE_SIZES: &'static [u16] = &[64, 64];
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_bytes(&self.config(), offset, data);
+    }
+
+    fn config_generation(&self) -> u32 {
+        // Every change of the configuration either begins an epoch or freezes the device within one, and
+        // this differs after each, across a restore as well. Wrapping is what a generation does.
+        let changes = self.epoch.wrapping_mul(2) + u64::from(self.frozen);
+        let [a, b, c, d, ..] = changes.to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    fn activate(&mut self, _features: u64, _mem: &M) -> Result<(), ActivateError> {
+        // The driver that starts now lists what there is; older news would only confuse it.
+        self.events.clear();
+        self.config_changed = false;
+        Ok(())
+    }
+
+    fn reset(&mut self, mem: &M) {
+        for (_, pages) in self.handles.iter() {
+            wipe(mem, &pages.ranges)
+                .expect("attached pages were found to be RAM, which never goes");
+        }
+        self.handles.clear();
+        self.events.clear();
+        self.config_changed = false;
+        self.acknowledged = 0;
+    }
+
+    fn process_queue(&mut self, index: usize, io: &mut QueueIo<'_, M>) -> Result<(), DeviceError> {
+        if index == REQUEST_QUEUE {
+            while let Some(chain) = io.pop(REQUEST_QUEUE)? {
+                let written = self.serve(&chain, io)?;
+                io.complete(REQUEST_QUEUE, chain.head, written)?;
+            }
+        }
+        self.tell(io)
+    }
+
+    fn save(&self) -> SecretsState {
+        SecretsState::from(self)
+    }
+
+    fn restore(&mut self, state: SecretsState, mem: &M) -> Result<(), RestoreError> {
+        state.restore(self, mem)
+    }
+
+    fn check_queues(&self, io: &QueueIo<'_, M>) -> Result<(), RestoreError> {
+        let refused = |text: &str| Err(RestoreError(format!("secrets: {text}")));
+        let mut rings = io
+            .rings()
+            .map(|(start, len)| PageRange::around(start.0, len));
+        if rings.any(|ring| self.handles.overlaps(ring)) {
+            return refused("an attached page belongs to a virtqueue");
+        }
+        if io.rings().next().is_none() && self.handles.iter().next().is_some() {
+            return refused("pages are attached, but no virtqueue is in use");
+        }
+        Ok(())
+    }
+}
