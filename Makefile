@@ -1,0 +1,52 @@
+# What there is to do with this tree. Each target installs and builds what it needs, and skips what is there.
+.PHONY: all deps build guest demo test lint fmt bench clean
+.NOTPARALLEL:
+
+cargo_target = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+scripts = .ci/run resources/install-deps.sh $(wildcard guest/*.sh guest/*/*.sh tests/*.sh tests/e2e/*.sh) \
+	tests/lab/lab tests/lab/host-init tests/lab/debian-kernel
+step = @printf '\n== %s\n'
+
+all: build guest # the programs and what runs in guests
+
+deps: # the Debian packages that are missing
+	@resources/install-deps.sh
+
+build: deps
+	$(step) 'building cachot and cachot-vmm'
+	cargo build --locked --release -p cachot -p cachot-vmm
+
+guest: deps
+	$(step) 'building what runs in guests (the kernel takes some minutes the first time)'
+	guest/build.sh
+
+demo: build guest # the example of the README
+	$(step) 'the demo'
+	tests/lab/lab auto tests/demo.sh
+
+lint: deps
+	$(step) 'formatting and lints'
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	shellcheck -x -s sh $(filter-out tests/lab/%,$(scripts))
+	shellcheck $(filter tests/lab/%,$(scripts))
+
+test: build guest lint # everything; needs no hardware virtualisation
+	$(step) 'preparing the lab'
+	tests/lab/lab image
+	$(step) 'tests (those of whole systems take minutes where KVM is emulated)'
+	cargo test --locked --workspace
+
+bench: build guest # times, exits and memory, measured now; PEER_FIRECRACKER=/path adds ratios
+	$(step) 'bare metal, on this machine'
+	cargo run --locked --release -p cachot-bench -- native --programs $(cargo_target)/release --guest target/guest \
+		$(if $(PEER_FIRECRACKER),--peer $(PEER_FIRECRACKER))
+	$(step) 'Linux, in fresh labs'
+	cargo run --locked --release -p cachot-bench -- linux --lab tests/lab/lab $(if $(PEER_FIRECRACKER),--peer $(PEER_FIRECRACKER))
+
+fmt:
+	cargo fmt --all
+
+clean: # build products; the cache of downloads and of the guest kernel is .cache
+	cargo clean
+	rm -rf target/guest
