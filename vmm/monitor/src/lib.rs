@@ -1,14 +1,17 @@
 //! The monitor: one KVM virtual machine and its devices, and the protocol by which the keeper runs it.
 
 pub mod acpi;
+pub mod api;
 pub mod boot;
 pub mod bus;
 pub mod keeper;
 pub mod layout;
+pub mod life;
 pub mod machine;
 pub mod metrics;
 pub mod monitor;
 pub mod protocol;
+pub mod seccomp;
 pub mod signals;
 pub mod supervisor;
 pub mod vcpu;

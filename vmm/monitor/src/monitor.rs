@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cachot_secrets::{HardenError, harden_process};
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
+use crate::api::Server;
 use crate::keeper::{self, Keeper, SetupError};
+use crate::life::{Life, LifeError};
 use crate::machine::{self, MachineError};
 use crate::metrics::{Milestone, Timeline};
 use crate::protocol::{ChannelError, ToKeeper};
+use crate::seccomp::{self, SeccompError, ThreadKind};
 use crate::signals::Signals;
 use crate::supervisor::{Outcome, Supervisor};
 use crate::vcpu::End;
@@ -33,6 +36,15 @@ pub enum MonitorError {
     /// Signals cannot be watched.
     #[error("cannot watch for signals")]
     Signals(#[source] io::Error),
+    /// The control socket cannot be used.
+    #[error("cannot serve the control socket")]
+    Api(#[source] io::Error),
+    /// No filter, no guest.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    /// The machine cannot be started.
+    #[error(transparent)]
+    Life(#[from] LifeError),
     /// The keeper cannot be told.
     #[error(transparent)]
     Channel(#[from] ChannelError),
@@ -41,35 +53,30 @@ pub enum MonitorError {
     Broken(String),
 }
 
-/// Runs one machine for the keeper on the inherited socket; returns the exit code of the process.
-///
-/// Failures are told to the keeper, or, where there is none, to standard error.
-#[must_use]
-pub fn run() -> u8 {
+/// Runs one machine for the keeper on the inherited socket, and ends the process: with code 0 after the
+/// guest's end, 1 after a failure, which is told to the keeper, or, where there is none, to standard error.
+pub fn run() -> ! {
     let timeline = Arc::new(Timeline::begin());
-    let keeper = match harden_process()
+    let served = harden_process()
         .map_err(MonitorError::from)
-        .and_then(|()| Ok(Keeper::inherited()?))
+        .and_then(|()| Ok(Arc::new(Keeper::inherited()?)))
+        .map_err(|error| eprintln!("cachot-vmm: {}", one_line(&error)))
+        .and_then(|keeper| serve(&keeper, &timeline).map_err(|error| report(&keeper, &error)));
+    // SAFETY: ends the process as it is. There is nothing to flush, and the kernel takes the machine down
+    // faster than destructors could.
+    unsafe { libc::_exit(i32::from(served.is_err())) }
+}
+
+/// Tells the keeper of a failure.
+fn report(keeper: &Keeper, error: &MonitorError) {
+    let message = one_line(error);
+    if keeper
+        .tell(&ToKeeper::Failed {
+            message: message.clone(),
+        })
+        .is_err()
     {
-        Ok(keeper) => keeper,
-        Err(error) => {
-            eprintln!("cachot-vmm: {}", one_line(&error));
-            return 1;
-        }
-    };
-    let keeper = Arc::new(keeper);
-    match serve(&keeper, &timeline) {
-        Ok(()) => 0,
-        Err(error) => {
-            let failed = ToKeeper::Failed {
-                message: one_line(&error),
-            };
-            match keeper.tell(&failed) {
-                Ok(()) => {}
-                Err(_) => eprintln!("cachot-vmm: {}", one_line(&error)),
-            }
-            1
-        }
+        eprintln!("cachot-vmm: {message}");
     }
 }
 
@@ -87,27 +94,36 @@ fn one_line(error: &dyn Error) -> String {
 
 fn serve(keeper: &Arc<Keeper>, timeline: &Arc<Timeline>) -> Result<(), MonitorError> {
     let signals = Signals::watch().map_err(MonitorError::Signals)?;
-    let setup = keeper.receive_setup()?;
+    let mut setup = keeper.receive_setup()?;
     timeline.reach(Milestone::Configured);
-    let outlive_keeper = setup.config.outlive_keeper;
-    let (machine, subscribers) = machine::build(setup, timeline)?;
+    let (name, outlive_keeper) = (setup.config.name.clone(), setup.config.outlive_keeper);
+    let api = setup
+        .api
+        .take()
+        .map(Server::new)
+        .transpose()
+        .map_err(MonitorError::Api)?;
+    let (machine, devices) = machine::build(setup, timeline)?;
     timeline.reach(Milestone::Built);
 
     let mut events =
         EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(MonitorError::Events)?;
-    for subscriber in subscribers {
-        events.add_subscriber(subscriber);
+    for device in devices {
+        events.add_subscriber(device);
     }
-    let supervisor = Supervisor::new(machine, Arc::clone(keeper), signals, outlive_keeper);
+    let life = Life::new(name, machine, Arc::clone(timeline));
+    let supervisor = Supervisor::new(life, Arc::clone(keeper), signals, api, outlive_keeper);
     let supervisor = Arc::new(Mutex::new(supervisor));
-    events.add_subscriber(Box::new(Arc::clone(&supervisor)));
-
-    keeper.tell(&ToKeeper::Running)?;
+    let id = events.add_subscriber(Box::new(Arc::clone(&supervisor)));
     let lock = || supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+
+    seccomp::install(ThreadKind::Main)?;
+    keeper.tell(&ToKeeper::Running)?;
     timeline.reach(Milestone::Running);
-    lock().resume();
+    lock().life().resume()?;
     let outcome = loop {
-        if let Some(outcome) = lock().take_outcome() {
+        let mut ops = events.event_ops(id).map_err(MonitorError::Events)?;
+        if let Some(outcome) = lock().check(&mut ops) {
             break outcome;
         }
         let timeout = lock().timeout();
@@ -116,7 +132,7 @@ fn serve(keeper: &Arc<Keeper>, timeline: &Arc<Timeline>) -> Result<(), MonitorEr
             other => drop(other.map_err(MonitorError::Events)?),
         }
     };
-    // The kernel takes the machine down with the process, faster than this program could.
+    // Not dropped: the process ends.
     std::mem::forget((events, supervisor));
     match outcome {
         Outcome::End(End::Stopped(reason)) => Ok(keeper.tell(&ToKeeper::Stopped { reason })?),

@@ -1,23 +1,22 @@
-//! The machine's life after it was built: keeper, signals, the control socket and the machine's own end.
+//! Watches everything that decides on the machine's life: keeper, signals, control socket, the guest.
 
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
+use crate::api::Server;
 use crate::keeper::Keeper;
-use crate::machine::Machine;
-use crate::protocol::StopReason;
+use crate::life::{Life, State};
 use crate::signals::Signals;
-use crate::vcpu::{CrewError, End};
-
-/// How long a guest has to power off after its power button was pressed by a signal.
-const GRACE: Duration = Duration::from_secs(10);
+use crate::vcpu::End;
 
 /// Event data of what is watched.
 const KEEPER: u32 = 0;
 const SIGNALS: u32 = 1;
-const END: u32 = 2;
+const GUEST: u32 = 2;
+const API_LISTENER: u32 = 3;
+const API_CONNECTION: u32 = 4;
 
 /// How the monitor ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,112 +27,70 @@ pub enum Outcome {
     KeeperGone,
 }
 
-/// What the vCPUs do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Running,
-    Paused,
-    /// The power button was pressed; at this time the guest is ended.
-    Stopping(Instant),
-}
-
-/// Watches everything that decides on the machine's life.
+/// An event subscriber for all that is not a device.
 pub struct Supervisor {
-    machine: Machine,
+    life: Life,
     keeper: Arc<Keeper>,
     signals: Signals,
+    api: Option<Server>,
     outlive_keeper: bool,
-    phase: Phase,
-    outcome: Option<Outcome>,
+    keeper_gone: bool,
 }
 
 impl Supervisor {
     /// Supervises a machine whose vCPUs are about to run.
     #[must_use]
     pub fn new(
-        machine: Machine,
+        life: Life,
         keeper: Arc<Keeper>,
         signals: Signals,
+        api: Option<Server>,
         outlive_keeper: bool,
     ) -> Self {
         Self {
-            machine,
+            life,
             keeper,
             signals,
+            api,
             outlive_keeper,
-            phase: Phase::Paused,
-            outcome: None,
+            keeper_gone: false,
         }
     }
 
-    /// How the monitor ends, as soon as that is known.
-    pub fn take_outcome(&mut self) -> Option<Outcome> {
-        if let Phase::Stopping(deadline) = self.phase
-            && Instant::now() >= deadline
-        {
-            self.kill();
+    /// The machine.
+    pub fn life(&mut self) -> &mut Life {
+        &mut self.life
+    }
+
+    /// Sees to all deadlines; says how the monitor ends, as soon as that is known.
+    pub fn check(&mut self, ops: &mut EventOps) -> Option<Outcome> {
+        if let Some(api) = &mut self.api {
+            api.expire(ops);
         }
-        self.outcome.take()
+        self.life.check_deadline();
+        match self.life.end() {
+            Some(end) => Some(Outcome::End(end.clone())),
+            None if self.keeper_gone && !self.outlive_keeper => Some(Outcome::KeeperGone),
+            None => None,
+        }
     }
 
     /// Milliseconds until something has to be done even if nothing happens; -1 is never.
     #[must_use]
     pub fn timeout(&self) -> i32 {
-        match self.phase {
-            Phase::Stopping(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                // Rounded up, so as not to wake before the deadline.
-                i32::try_from(left.as_millis()).map_or(i32::MAX, |left| left.saturating_add(1))
-            }
-            _ => -1,
-        }
-    }
-
-    /// Lets vCPUs and devices work.
-    pub fn resume(&mut self) {
-        for device in &self.machine.devices {
-            device
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .resume();
-        }
-        self.machine.crew.resume();
-        self.phase = Phase::Running;
-    }
-
-    /// Stops vCPUs, then devices.
-    ///
-    /// # Errors
-    /// When a vCPU does not stop.
-    pub fn pause(&mut self) -> Result<(), CrewError> {
-        self.machine.crew.pause()?;
-        for device in &self.machine.devices {
-            device
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pause();
-        }
-        self.phase = Phase::Paused;
-        Ok(())
-    }
-
-    /// Asks the guest to power off; a paused guest cannot hear that.
-    fn press_power_button(&mut self) {
-        // Fails only with a full counter, and then the line is raised already.
-        drop(self.machine.power_button.write(1));
-        self.phase = Phase::Stopping(Instant::now() + GRACE);
-    }
-
-    fn kill(&mut self) {
-        self.outcome
-            .get_or_insert(Outcome::End(End::Stopped(StopReason::Killed)));
+        let api = self.api.as_ref().and_then(Server::deadline);
+        let Some(deadline) = self.life.deadline().into_iter().chain(api).min() else {
+            return -1;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so as not to wake before the deadline.
+        i32::try_from(left.as_millis()).map_or(i32::MAX, |left| left.saturating_add(1))
     }
 
     fn on_signals(&mut self) {
         while self.signals.take() {
-            match self.phase {
-                Phase::Running => self.press_power_button(),
-                Phase::Paused | Phase::Stopping(_) => self.kill(),
+            if self.life.state() != State::Running || self.life.press_power_button().is_err() {
+                self.life.kill();
             }
         }
     }
@@ -141,32 +98,41 @@ impl Supervisor {
 
 impl MutEventSubscriber for Supervisor {
     fn init(&mut self, ops: &mut EventOps) {
-        let ender = self.machine.crew.ender();
-        for events in [
+        let mut watched = vec![
             Events::with_data(&*self.keeper, KEEPER, EventSet::IN),
             Events::with_data(&self.signals, SIGNALS, EventSet::IN),
-            Events::with_data(ender.event(), END, EventSet::IN),
-        ] {
+            Events::with_data(
+                self.life.machine().crew.ender().event(),
+                GUEST,
+                EventSet::IN,
+            ),
+        ];
+        if let Some(api) = &self.api {
+            watched.push(Events::with_data(
+                api.listener(),
+                API_LISTENER,
+                EventSet::IN,
+            ));
+        }
+        for events in watched {
             ops.add(events)
-                .expect("three new descriptors can be added to a new epoll instance");
+                .expect("a few new descriptors can be added to a new epoll instance");
         }
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        match events.data() {
-            KEEPER if !self.keeper.is_there() => {
-                if !self.outlive_keeper {
-                    self.outcome.get_or_insert(Outcome::KeeperGone);
-                }
+        match (events.data(), &mut self.api) {
+            (KEEPER, _) if !self.keeper.is_there() => {
+                self.keeper_gone = true;
                 drop(ops.remove(events));
             }
-            SIGNALS => self.on_signals(),
-            END => {
-                if let Some(end) = self.machine.crew.ender().end() {
-                    self.outcome.get_or_insert(Outcome::End(end));
-                }
+            (SIGNALS, _) => self.on_signals(),
+            (GUEST, _) => {
+                self.life.check_guest();
                 drop(ops.remove(events));
             }
+            (API_LISTENER, Some(api)) => api.accept(API_CONNECTION, ops),
+            (API_CONNECTION, Some(api)) => api.serve(events, ops, &mut self.life),
             _ => {}
         }
     }

@@ -19,6 +19,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use crate::bus::Bus;
 use crate::metrics::{ExitKind, ExitReport, Exits};
 use crate::protocol::StopReason;
+use crate::seccomp::{self, ThreadKind};
 
 /// Stack of a vCPU thread, in bytes: several times what it uses, and far below a huge page, which the kernel
 /// would otherwise spend on it.
@@ -291,6 +292,10 @@ impl Vcpu {
     fn serve(mut self) {
         let flag = &raw mut self.fd.get_kvm_run().immediate_exit;
         IMMEDIATE_EXIT.with(|own| own.set(flag));
+        if let Err(error) = seccomp::install(ThreadKind::Vcpu) {
+            self.ender.set(End::Failed(error.to_string()));
+            self.gate.rest_forever();
+        }
         self.gate.rest();
         loop {
             let end = if self.gate.is_closed() {
