@@ -43,14 +43,14 @@ pub enum EnvironmentError {
     )]
     SecretTooLong(String, String),
     /// The secret's file cannot be read.
-    #[error("the secret {name} cannot be exported as a variable: {path} cannot be read: {source}")]
+    #[error("the secret {name} cannot be exported as a variable: {path} cannot be read: {error}")]
     SecretUnreadable {
         /// Name of the secret.
         name: String,
         /// Its file.
         path: String,
         /// The failure.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -146,10 +146,10 @@ fn secret_entry(name: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Environme
         return Err(EnvironmentError::Name(name.to_owned()));
     }
     let shown = path.display().to_string();
-    let unreadable = |source| EnvironmentError::SecretUnreadable {
+    let unreadable = |error| EnvironmentError::SecretUnreadable {
         name: name.to_owned(),
         path: shown.clone(),
-        source,
+        error,
     };
     let mut file = File::open(path).map_err(unreadable)?;
     // An open file of secretsfs keeps the version, and so the length, that it was opened with.
