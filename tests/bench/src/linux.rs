@@ -73,16 +73,19 @@ fn kib(reports: &[Report]) -> Samples {
 
 fn one(lab: &Path, peer: Option<&Path>) -> anyhow::Result<Report> {
     let script = tempfile::NamedTempFile::new()?;
-    let option = peer.map_or("", |_| "--peer \"$IN/firecracker\"");
-    writeln!(&script, "exec cachot-bench inside {option}")?;
-    let folder = tempfile::tempdir()?;
+    let option = peer
+        .and_then(Path::file_name)
+        .map(|name| format!("--peer {}", name.display()));
+    writeln!(
+        &script,
+        "exec cachot-bench inside {}",
+        option.unwrap_or_default()
+    )?;
     let mut command = Command::new(lab);
     command.args(["run"]).arg(script.path());
     command.arg("--program").arg(std::env::current_exe()?);
     if let Some(peer) = peer {
-        let link = folder.path().join("firecracker");
-        std::os::unix::fs::symlink(fs::canonicalize(peer)?, &link)?;
-        command.arg("--in").arg(&link);
+        command.arg("--program").arg(peer);
     }
     let output = command
         .output()
