@@ -4,11 +4,13 @@
 //! and lends them ([`QueueIo`]) while the device works. One device thread runs all of it; vCPU threads
 //! touch registers, and leave a notification behind.
 
+pub mod block;
 mod chain;
 mod device;
 mod interrupt;
 pub mod mmio;
 mod queue;
+pub mod rng;
 pub mod secrets;
 #[cfg(test)]
 mod testing;
