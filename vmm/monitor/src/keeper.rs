@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use cachot_devices::virtio::secrets::Secret;
 use cachot_secrets::{Name, SealedError, SealedValue};
 use rustix::net::sockopt;
 
@@ -16,6 +17,9 @@ use crate::protocol::{
 
 /// Most vCPUs: local APIC id 255 means all of them.
 pub const MAX_CPUS: u8 = 254;
+
+/// Permission bits that a secret's file may have: nobody writes.
+const MODE_MASK: u32 = 0o444;
 
 /// All that a machine is made of.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ pub struct Setup {
     /// Where console output goes.
     pub console: Option<File>,
     /// Secrets, in the order in which they came.
-    pub secrets: Vec<(SecretInfo, SealedValue)>,
+    pub secrets: Vec<Secret>,
 }
 
 /// Why a set-up was refused.
@@ -60,14 +64,16 @@ pub enum SetupError {
     /// A number of vCPUs that is not possible.
     #[error("{0} vCPUs are not possible: give from 1 to {MAX_CPUS} (--cpus)")]
     Cpus(u8),
-    /// A secret's name is not one, or comes twice.
-    #[error("the keeper sent a secret with an illegal name or with a name that it had sent before")]
-    SecretName,
+    /// A secret's name is not one, or comes twice; or its mode lets somebody write.
+    #[error(
+        "the keeper sent a secret with an illegal name or mode, or with a name that it had sent before"
+    )]
+    SecretInfo,
     /// What was handed over for a secret is not a sealed value.
     #[error("the secret {name} is not usable")]
     Secret {
         /// Name of the secret.
-        name: String,
+        name: Name,
         /// What is wrong.
         #[source]
         source: SealedError,
@@ -187,22 +193,27 @@ impl Setup {
     fn add_secret(&mut self, info: SecretInfo, files: Vec<OwnedFd>) -> Result<(), SetupError> {
         let [file] = <[OwnedFd; 1]>::try_from(files)
             .map_err(|_| SetupError::Files("a secret comes with one descriptor"))?;
-        let known = self
-            .secrets
-            .iter()
-            .any(|(other, _)| other.name == info.name);
-        if known || info.name.parse::<Name>().is_err() {
-            return Err(SetupError::SecretName);
+        let name = info
+            .name
+            .parse::<Name>()
+            .map_err(|_| SetupError::SecretInfo)?;
+        let known = self.secrets.iter().any(|other| other.name == name);
+        if known || info.mode & !MODE_MASK != 0 {
+            return Err(SetupError::SecretInfo);
         }
         match SealedValue::try_from(file) {
             Ok(value) => {
-                self.secrets.push((info, value));
+                let SecretInfo { mode, uid, gid, .. } = info;
+                self.secrets.push(Secret {
+                    name,
+                    mode,
+                    uid,
+                    gid,
+                    value,
+                });
                 Ok(())
             }
-            Err(source) => Err(SetupError::Secret {
-                name: info.name,
-                source,
-            }),
+            Err(source) => Err(SetupError::Secret { name, source }),
         }
     }
 }

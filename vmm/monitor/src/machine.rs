@@ -12,6 +12,8 @@ use cachot_devices::memory::{GuestRam, RamError, Swap};
 use cachot_devices::serial::{Console, ConsoleError};
 use cachot_devices::virtio::VirtioDevice;
 use cachot_devices::virtio::mmio::{MmioSlot, Transport};
+use cachot_devices::virtio::secrets::SecretsDevice;
+use cachot_devices::virtio::vsock::Vsock;
 use event_manager::MutEventSubscriber;
 use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
@@ -24,6 +26,7 @@ use crate::bus::{Bus, Output};
 use crate::keeper::Setup;
 use crate::layout;
 use crate::metrics::Timeline;
+use crate::protocol::VSOCK_SOCKET;
 use crate::vcpu::{Crew, CrewError};
 use crate::x86_64::msr::{self, MsrError};
 use crate::x86_64::registers::{self, RegisterError};
@@ -151,13 +154,17 @@ pub fn build(
         .map_err(kvm_error("KVM_CREATE_IRQCHIP"))?;
     let vcpus = create_vcpus(&kvm, &vm, setup.config.cpus)?;
 
-    let board = Board {
+    let mut board = Board {
         vm,
         ram,
         slots: Vec::new(),
         devices: Vec::new(),
         subscribers: Vec::new(),
     };
+    board.attach(SecretsDevice::new(setup.secrets))?;
+    if let Some(listener) = setup.vsock {
+        board.attach(Vsock::new(listener, VSOCK_SOCKET).map_err(MachineError::Device)?)?;
+    }
     let rsdp = acpi::write_tables(&board.ram, setup.config.cpus, board.slots.len())?;
     let entry = boot::load(
         &board.ram,
@@ -203,7 +210,6 @@ struct Board {
 
 impl Board {
     /// Puts a device into the next slot.
-    #[expect(dead_code, reason = "the devices themselves are next")]
     fn attach<D>(&mut self, device: D) -> Result<(), MachineError>
     where
         D: VirtioDevice<GuestRam> + 'static,
