@@ -1,1 +1,46 @@
-//! Helpers shared by the whole-system tests.
+//! What the whole-system tests share: running a script against `cachot`, on this machine if it has hardware
+//! KVM, and in the lab otherwise.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The project's root.
+#[must_use]
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Runs `tests/e2e/NAME.sh`, with `inputs` in its folder of inputs, on a host of this much memory.
+///
+/// # Panics
+/// If the script fails, made no checks, or did not reach its end.
+pub fn run_script(name: &str, memory: &str, inputs: &[PathBuf]) {
+    let scripts = root().join("tests/e2e");
+    let mut lab = Command::new(root().join("tests/lab/lab"));
+    lab.arg("auto").arg(scripts.join(name).with_extension("sh"));
+    lab.args(["--memory", memory, "--timeout", "1200"]);
+    lab.arg("--in").arg(scripts.join("lib.sh"));
+    // busybox has no `script`, and a `setpriv` without users.
+    lab.args(["--program", "script", "--program", "setpriv"]);
+    for input in inputs {
+        lab.arg("--in").arg(input);
+    }
+
+    let output = lab.output().expect("tests/lab/lab can be run");
+
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    println!("{stdout}\n{stderr}");
+    let status = output.status;
+    assert!(status.success(), "{name}: {status}\n{stderr}");
+    // A script that ends early, or checks nothing, has shown nothing.
+    let checks = stdout
+        .lines()
+        .filter(|line| line.starts_with("ok: "))
+        .count();
+    assert!(checks > 2, "{name} made {checks} checks");
+    assert!(
+        stdout.contains("ok: no process is left"),
+        "{name} did not reach its end"
+    );
+}
