@@ -11,8 +11,8 @@ use cachot_secrets::{Name, SealedError, SealedValue};
 use rustix::net::sockopt;
 
 use crate::protocol::{
-    API_SOCKET, ChannelError, Config, FileRole, SOCKET_FD, SecretInfo, ToKeeper, ToMonitor,
-    VSOCK_SOCKET, receive, send,
+    ChannelError, Config, FileRole, SOCKET_FD, STATE_FILES, SecretInfo, ToKeeper, ToMonitor,
+    receive, send,
 };
 
 /// Most vCPUs: local APIC id 255 means all of them.
@@ -218,12 +218,13 @@ impl Setup {
     }
 }
 
-/// Removes the VM's state folder, which is the working directory, with the files in it that the keeper is
-/// known to make. Done when the keeper is gone and cannot do it; what cannot be removed stays.
+/// Removes the VM's state folder, which is the working directory, with the files that belong there. Done
+/// when the keeper is gone and cannot do it; what cannot be removed stays for the next command's sweep.
 pub fn remove_state_folder() {
-    for name in [API_SOCKET, VSOCK_SOCKET] {
+    for name in STATE_FILES {
         drop(std::fs::remove_file(Path::new(name)));
     }
+    // Fails where something else is in the folder, which then stays.
     if let Ok(folder) = std::env::current_dir() {
         drop(std::fs::remove_dir(folder));
     }

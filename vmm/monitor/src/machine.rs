@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 use cachot_devices::memory::{GuestRam, RamError, Swap};
 use cachot_devices::serial::{Console, ConsoleError};
 use cachot_devices::virtio::VirtioDevice;
+use cachot_devices::virtio::block::{BlockDevice, BlockError};
 use cachot_devices::virtio::mmio::{MmioSlot, Transport};
+use cachot_devices::virtio::rng::RngDevice;
 use cachot_devices::virtio::secrets::SecretsDevice;
 use cachot_devices::virtio::vsock::Vsock;
 use event_manager::MutEventSubscriber;
@@ -84,6 +86,9 @@ pub enum MachineError {
     /// Serial console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// Disk.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// A device's eventfds.
     #[error("cannot make a device: raise the limit of open files (`ulimit -n`)")]
     Device(#[source] io::Error),
@@ -164,6 +169,10 @@ pub fn build(
     board.attach(SecretsDevice::new(setup.secrets))?;
     if let Some(listener) = setup.vsock {
         board.attach(Vsock::new(listener, VSOCK_SOCKET).map_err(MachineError::Device)?)?;
+    }
+    board.attach(RngDevice)?;
+    if let Some((image, read_only)) = setup.disk {
+        board.attach(BlockDevice::new(image, read_only)?)?;
     }
     let rsdp = acpi::write_tables(&board.ram, setup.config.cpus, board.slots.len())?;
     let entry = boot::load(

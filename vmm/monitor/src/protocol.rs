@@ -40,6 +40,18 @@ pub const VSOCK_SOCKET: &str = "vsock.sock";
 /// Name of the control socket in the state folder.
 pub const API_SOCKET: &str = "api.sock";
 
+/// Every file of the state folder, named here because the monitor removes them when the keeper is gone.
+pub const STATE_FILES: [&str; 7] = [
+    API_SOCKET,
+    VSOCK_SOCKET,
+    // Listeners for the ports of the control channel (`cachot-control`).
+    "vsock.sock_1024",
+    "vsock.sock_1025",
+    "config.json",
+    "console.log",
+    "monitor.log",
+];
+
 /// What the keeper tells the monitor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]

@@ -62,6 +62,7 @@ const COMMON: &[Allowed] = &[
     (libc::SYS_sched_yield, ANY),
     (libc::SYS_shutdown, ANY),
     (libc::SYS_tgkill, own_signals),
+    (libc::SYS_timerfd_settime, ANY),
     (libc::SYS_write, ANY),
 ];
 
