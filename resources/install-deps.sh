@@ -22,6 +22,9 @@ if ! command -v cargo >/dev/null; then
     echo 'install-deps: cargo is missing: install Rust with https://rustup.rs, then put ~/.cargo/bin on the PATH' >&2
     exit 1
 fi
+# rustup's minimal profile lacks them.
+cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 # The lab's kernel is downloaded, not installed: apt has to know it.
 if [ -z "$missing" ] && apt-cache show linux-image-6.12-cloud-amd64 >/dev/null 2>&1; then
     exit 0
