@@ -27,6 +27,8 @@ const TIMED_OUT: u8 = 124;
 pub enum Action {
     /// Tell the guest.
     Send(Box<ToGuest>),
+    /// The command runs: the user's terminal is its from now on.
+    Started,
     /// The session is over.
     End(Ending),
 }
@@ -80,6 +82,9 @@ pub enum SessionError {
     /// The monitor is gone without a word.
     #[error("the monitor died")]
     MonitorDied,
+    /// The user's terminal cannot be set up.
+    #[error("cannot put the terminal into raw mode")]
+    Terminal(#[source] std::io::Error),
     /// The user's standard output or error does not take what the command writes.
     #[error("cannot write the command's output to {stream}")]
     Output {
@@ -110,6 +115,7 @@ enum Phase {
 pub struct Life {
     phase: Phase,
     session: u32,
+    terminal: bool,
     deadline: Option<Instant>,
     timeout: Option<Duration>,
     timed_out: bool,
@@ -122,6 +128,7 @@ impl Life {
     pub fn new(start: Start, timeout: Option<Duration>, now: Instant) -> Self {
         Self {
             session: start.session,
+            terminal: start.terminal.is_some(),
             phase: Phase::Booting(Box::new(start)),
             deadline: Some(now + BOOT_PATIENCE),
             timeout,
@@ -158,6 +165,7 @@ impl Life {
                 if session == self.session && matches!(self.phase, Phase::Starting) {
                     self.phase = Phase::Running;
                     self.deadline = self.timeout.map(|timeout| now + timeout);
+                    return Some(Action::Started);
                 }
                 None
             }
@@ -249,10 +257,10 @@ impl Life {
         }
     }
 
-    /// The terminal has another size.
+    /// The terminal has this size now.
     pub fn resized(&self, size: WindowSize) -> Option<Action> {
         let session = self.session;
-        matches!(self.phase, Phase::Running)
+        (self.terminal && matches!(self.phase, Phase::Running))
             .then(|| Action::Send(Box::new(ToGuest::WindowSize { session, size })))
     }
 
@@ -360,7 +368,7 @@ mod tests {
         let mut life = Life::new(start(), None, now);
         assert_eq!(life.deadline(), Some(now + BOOT_PATIENCE));
         assert_eq!(sent(life.heard(HELLO, now)), ToGuest::Start(start()));
-        assert!(life.heard(STARTED, now).is_none());
+        assert!(matches!(life.heard(STARTED, now), Some(Action::Started)));
         assert_eq!(life.deadline(), None);
         assert!(life.output_done().is_none());
         assert!(life.heard(EXITED, now).is_none());

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use cachot_control::{MAX_FRAME, Start, WindowSize};
+use cachot_control::{FrameError, MAX_FRAME, Start, ToHost, WindowSize};
 use cachot_vmm::protocol::{self, ChannelError, ToKeeper};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -41,6 +41,8 @@ pub struct Ends<'a> {
     pub error: BorrowedFd<'a>,
     /// Finds out the size of the user's terminal.
     pub window_size: &'a dyn Fn() -> Option<WindowSize>,
+    /// Called once the command runs, for a terminal that is the command's from then on.
+    pub started: &'a dyn Fn() -> io::Result<()>,
 }
 
 /// Runs a session to its end.
@@ -98,8 +100,7 @@ impl Session<'_> {
         loop {
             let ready = self.wait()?;
             for source in ready {
-                let action = self.serve(source)?;
-                if let Some(ending) = self.carry_out(action) {
+                if let Some(ending) = self.serve(source)? {
                     return Ok(ending);
                 }
                 if matches!(source, Source::Stream(streams::Source::Output(_))) {
@@ -172,9 +173,9 @@ impl Session<'_> {
         Ok(ready.collect())
     }
 
-    fn serve(&mut self, source: Source) -> io::Result<Option<Action>> {
+    fn serve(&mut self, source: Source) -> io::Result<Option<Ending>> {
         let now = Instant::now();
-        Ok(match source {
+        let action = match source {
             Source::Signals => self.take_signal(now)?,
             Source::ControlListener => {
                 self.accept_control()?;
@@ -186,20 +187,25 @@ impl Session<'_> {
                 }
                 None
             }
-            Source::Control { writable: false } => self.read_control(now),
+            Source::Control { writable: false } => return Ok(self.read_control(now)),
             Source::Stream(source) => self.serve_stream(source)?,
             Source::Monitor => self.hear_monitor(now)?,
-        })
+        };
+        Ok(self.carry_out(action))
     }
 
     fn take_signal(&mut self, now: Instant) -> io::Result<Option<Action>> {
         Ok(match self.ends.signals.next()? {
             None => None,
-            Some(libc::SIGWINCH) => {
-                (self.ends.window_size)().and_then(|size| self.life.resized(size))
-            }
+            Some(libc::SIGWINCH) => self.resized(),
             Some(signal) => self.life.signalled(signal, now),
         })
+    }
+
+    /// Passes the size of the terminal on, if the command has one.
+    fn resized(&self) -> Option<Action> {
+        let size = (self.ends.window_size)()?;
+        self.life.resized(size)
     }
 
     fn accept_control(&mut self) -> io::Result<()> {
@@ -212,20 +218,18 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Hears what has arrived, up to the first thing that there is something to do about.
-    fn read_control(&mut self, now: Instant) -> Option<Action> {
+    /// Hears all that has arrived.
+    fn read_control(&mut self, now: Instant) -> Option<Ending> {
         let control = self.control.as_mut()?;
         let open = control.incoming.fill(&control.socket);
-        loop {
-            match control.incoming.next() {
-                Ok(Some(message)) => {
-                    let action = self.life.heard(message, now);
-                    if action.is_some() {
-                        return action;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => return killed(Err(SessionError::Protocol(error))),
+        while let Some(next) = self.next_message() {
+            let action = match next {
+                Ok(message) => self.life.heard(message, now),
+                Err(error) => killed(Err(SessionError::Protocol(error))),
+            };
+            let ending = self.carry_out(action);
+            if ending.is_some() {
+                return ending;
             }
         }
         if !open {
@@ -233,6 +237,10 @@ impl Session<'_> {
             self.life.control_closed(now);
         }
         None
+    }
+
+    fn next_message(&mut self) -> Option<Result<ToHost, FrameError>> {
+        self.control.as_mut()?.incoming.next().transpose()
     }
 
     fn serve_stream(&mut self, source: streams::Source) -> io::Result<Option<Action>> {
@@ -269,12 +277,16 @@ impl Session<'_> {
     fn carry_out(&mut self, action: Option<Action>) -> Option<Ending> {
         match action? {
             Action::End(ending) => Some(ending),
+            Action::Started => {
+                if let Err(error) = (self.ends.started)() {
+                    return self.carry_out(killed(Err(SessionError::Terminal(error))));
+                }
+                let resized = self.resized();
+                self.carry_out(resized)
+            }
             Action::Send(message) => match self.outgoing.push(&message) {
                 Ok(()) => None,
-                Err(error) => Some(Ending {
-                    result: Err(SessionError::Protocol(error)),
-                    orderly: false,
-                }),
+                Err(error) => self.carry_out(killed(Err(SessionError::Protocol(error)))),
             },
         }
     }

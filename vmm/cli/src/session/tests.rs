@@ -134,6 +134,7 @@ fn play_to(
         output: output.as_fd(),
         error: error.as_fd(),
         window_size: &|| Some(WindowSize { rows: 9, cols: 9 }),
+        started: &|| Ok(()),
     };
     let ending = run(&ends, start.clone(), timeout).expect("no failure of its own");
     guest.join().expect("the guest's part went as written");
@@ -168,6 +169,31 @@ fn test_session_carries_all_three_streams_and_the_exit_code() {
     assert!(played.ending.orderly);
     assert_eq!(played.output, b"heard: typed by the user");
     assert_eq!(played.error, b"complaint");
+}
+
+#[test]
+fn test_session_messages_that_arrive_together_are_all_heard() {
+    let played = play(b"", |guest| {
+        let mut control = guest.control();
+        drop((guest.stream(Stream::Stdio), guest.stream(Stream::Stderr)));
+        let mut frames = Vec::new();
+        for message in [
+            ToHost::Started { session: 1 },
+            ToHost::Exited {
+                session: 1,
+                code: 5,
+            },
+        ] {
+            write_frame(&mut frames, &message).expect("written");
+        }
+        let start: ToGuest = read_frame(&mut control).expect("a message");
+        assert!(matches!(start, ToGuest::Start(_)), "{start:?}");
+        control.write_all(&frames).expect("sent");
+        // Until the keeper has had enough.
+        control.read_to_end(&mut Vec::new()).expect("closed");
+    });
+    assert_eq!(played.code(), 5);
+    assert!(played.ending.orderly);
 }
 
 #[test]
@@ -298,17 +324,15 @@ fn test_session_signals_and_window_size_reach_the_guest() {
         let mut control = guest.control();
         started(&mut control);
         let stdio = guest.stream(Stream::Stdio);
-        // A second message shows that the first one was heard.
-        write_frame(&mut control, &ToHost::Started { session: 1 }).expect("sent");
-        thread::sleep(Duration::from_millis(50));
+        let resized = ToGuest::WindowSize {
+            session: 1,
+            size: WindowSize { rows: 9, cols: 9 },
+        };
+        // The size may have changed during the boot.
+        let first: ToGuest = read_frame(&mut control).expect("a message");
+        assert_eq!(first, resized);
         for (signal, expected) in [
-            (
-                libc::SIGWINCH,
-                ToGuest::WindowSize {
-                    session: 1,
-                    size: WindowSize { rows: 9, cols: 9 },
-                },
-            ),
+            (libc::SIGWINCH, resized),
             (
                 libc::SIGHUP,
                 ToGuest::Signal {
