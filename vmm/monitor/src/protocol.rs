@@ -210,14 +210,19 @@ pub fn receive<T: DeserializeOwned>(
     let mut packet = vec![0; MAX_PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::io::retry_on_intr(|| {
-        let mut bytes = [IoSliceMut::new(&mut packet)];
-        rustix::net::recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC)
-    })
-    .map_err(|error| match error {
-        rustix::io::Errno::CONNRESET => ChannelError::Closed,
-        other => ChannelError::Io(other.into()),
-    })?;
+    let mut receive = || {
+        rustix::io::retry_on_intr(|| {
+            let mut bytes = [IoSliceMut::new(&mut packet)];
+            rustix::net::recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC)
+        })
+    };
+    let received = match receive() {
+        // The other side ended without reading all that it was sent. The kernel says so first, and only
+        // then hands out what that side sent before.
+        Err(rustix::io::Errno::CONNRESET) => receive(),
+        other => other,
+    }
+    .map_err(|error| ChannelError::Io(error.into()))?;
     let mut files = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
@@ -276,6 +281,22 @@ mod tests {
         let mut text = String::new();
         received.read_to_string(&mut text).expect("readable");
         assert_eq!(text, "inside");
+    }
+
+    #[test]
+    fn test_receive_last_words_of_a_side_that_has_not_read_all() {
+        let (keeper, monitor) = pair();
+        send(keeper.as_fd(), &ToMonitor::Boot, &[]).expect("sent");
+        send(monitor.as_fd(), &ToKeeper::Running, &[]).expect("sent");
+        drop(monitor);
+
+        let (message, _) = receive::<ToKeeper>(keeper.as_fd()).expect("received");
+
+        assert_eq!(message, ToKeeper::Running);
+        assert!(matches!(
+            receive::<ToKeeper>(keeper.as_fd()),
+            Err(ChannelError::Closed)
+        ));
     }
 
     #[test]

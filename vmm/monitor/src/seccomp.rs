@@ -46,6 +46,9 @@ const COMMON: &[Allowed] = &[
     (libc::SYS_close, ANY),
     (libc::SYS_epoll_ctl, ANY),
     (libc::SYS_exit_group, ANY),
+    // Debug builds check that a descriptor is open before they close it.
+    #[cfg(debug_assertions)]
+    (libc::SYS_fcntl, get_flags),
     (libc::SYS_futex, ANY),
     (libc::SYS_getpid, ANY),
     (libc::SYS_getrandom, ANY),
@@ -75,10 +78,7 @@ const MAIN: &[Allowed] = &[
     (libc::SYS_fdatasync, ANY),
     (libc::SYS_getcwd, ANY),
     (libc::SYS_pread64, ANY),
-    (libc::SYS_preadv, ANY),
     (libc::SYS_pwrite64, ANY),
-    (libc::SYS_pwritev, ANY),
-    (libc::SYS_readv, ANY),
     (libc::SYS_recvfrom, ANY),
     (libc::SYS_recvmsg, ANY),
     (libc::SYS_rmdir, ANY),
@@ -86,7 +86,6 @@ const MAIN: &[Allowed] = &[
     (libc::SYS_sendto, ANY),
     (libc::SYS_socket, unix_socket),
     (libc::SYS_unlink, ANY),
-    (libc::SYS_writev, ANY),
 ];
 
 /// Calls of a vCPU thread.
@@ -95,6 +94,11 @@ const VCPU: &[Allowed] = &[(libc::SYS_ioctl, vcpu_ioctl)];
 fn not_executable() -> Vec<Condition> {
     let exec = u64::from(libc::PROT_EXEC.unsigned_abs());
     vec![(2, SeccompCmpOp::MaskedEq(exec), 0)]
+}
+
+#[cfg(debug_assertions)]
+fn get_flags() -> Vec<Condition> {
+    vec![(1, SeccompCmpOp::Eq, u64::from(libc::F_GETFD.unsigned_abs()))]
 }
 
 /// The kick of a vCPU thread, and what `abort` sends.

@@ -149,7 +149,7 @@ impl Crew {
         self.gate.close();
         for thread in &self.threads {
             thread
-                .kill(kick_number())
+                .kill(kick_signal())
                 .expect("vCPU threads do not end, and the number is a real-time signal's");
         }
         self.wait_for_rest()
@@ -252,12 +252,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The signal that makes a vCPU leave the guest, as an offset from `SIGRTMIN` and as its number.
-const fn kick_number() -> i32 {
-    0
-}
+/// The signal that makes a vCPU leave the guest.
 fn kick_signal() -> i32 {
-    SIGRTMIN() + kick_number()
+    SIGRTMIN()
 }
 
 thread_local! {

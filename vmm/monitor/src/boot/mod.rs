@@ -5,7 +5,7 @@ mod kernel;
 mod params;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 
 use cachot_devices::memory::GuestRam;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
@@ -123,6 +123,7 @@ fn load_initrd(
     if address < kernel_end || u32::try_from(len).is_err() {
         return Err(too_big());
     }
+    file.rewind().map_err(read)?;
     let count = usize::try_from(len).map_err(|_| too_big())?;
     mem.read_exact_volatile_from(GuestAddress(address), &mut file, count)
         .map_err(|error| read(io::Error::other(error)))?;

@@ -4,11 +4,14 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cachot_vmm::protocol::{Config, FileRole, SOCKET_FD, ToKeeper, ToMonitor, receive, send};
+use cachot_vmm::protocol::{
+    API_SOCKET, Config, FileRole, SOCKET_FD, ToKeeper, ToMonitor, receive, send,
+};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tempfile::TempDir;
@@ -39,7 +42,7 @@ pub fn kvm() -> OwnedFd {
         .into()
 }
 
-/// An unnamed file with these bytes.
+/// An unnamed file with these bytes, its position at the end.
 pub fn file(bytes: &[u8]) -> OwnedFd {
     let mut file = tempfile::tempfile().expect("a temporary file");
     file.write_all(bytes).expect("written");
@@ -91,10 +94,25 @@ pub fn power_off() -> Vec<u8> {
     out(0x600, 0x34)
 }
 
+/// Prints `byte` for ever.
+pub fn print_forever(byte: u8) -> Vec<u8> {
+    // mov dx, 0x3f8; mov al, byte; out dx, al; jmp to the out
+    vec![0x66, 0xba, 0xf8, 0x03, 0xb0, byte, 0xee, 0xeb, 0xfd]
+}
+
 /// Does nothing for ever.
 pub fn spin() -> Vec<u8> {
     // pause; jmp to the pause
     vec![0xf3, 0x90, 0xeb, 0xfc]
+}
+
+/// Waits until `condition` holds.
+pub fn eventually(mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < TIMEOUT, "it does not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A monitor process and this side of its socket.
@@ -146,6 +164,59 @@ impl Monitor {
         Self::boot_with(config, vec![(FileRole::Kernel, file(kernel))])
     }
 
+    /// Starts a machine with this kernel file and a control socket, [`API_SOCKET`] in its folder.
+    pub fn boot_with_api(kernel: &[u8]) -> Self {
+        let monitor = Self::start();
+        let api = UnixListener::bind(monitor.dir.path().join(API_SOCKET)).expect("a listener");
+        let console = monitor.console.try_clone().expect("a descriptor");
+        let files = vec![
+            (FileRole::Kvm, kvm()),
+            (FileRole::Console, console.into()),
+            (FileRole::Kernel, file(kernel)),
+            (FileRole::ApiListener, api.into()),
+        ];
+        monitor.configure(config(), files);
+        monitor.send(&ToMonitor::Boot);
+        assert_eq!(monitor.message(), ToKeeper::Running);
+        monitor
+    }
+
+    /// A connection to the control socket.
+    pub fn api(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.dir.path().join(API_SOCKET)).expect("connected");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a time-out");
+        stream
+    }
+
+    /// One request on a connection of its own: status code and body.
+    pub fn request(&self, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+        let len = body.len();
+        let text = format!(
+            "{method} {path} HTTP/1.1\r\nHost: vm\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n{body}"
+        );
+        let mut stream = self.api();
+        stream.write_all(text.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
+        let status = head
+            .get(9..12)
+            .and_then(|status| status.parse().ok())
+            .expect("a status");
+        let body = match body {
+            "" => serde_json::Value::Null,
+            text => serde_json::from_str(text).expect("JSON"),
+        };
+        (status, body)
+    }
+
+    /// Sends a signal to the monitor.
+    pub fn signal(&self, signal: libc::c_int) {
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a process id");
+        // SAFETY: sends a signal to our child, which was not waited for yet.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
     /// Starts a machine with these files, `/dev/kvm` and a console.
     pub fn boot_with(config: Config, files: Vec<(FileRole, OwnedFd)>) -> Self {
         let monitor = Self::start();
@@ -185,13 +256,12 @@ impl Monitor {
 
     /// Waits for the end of the process.
     pub fn wait(&mut self) -> ExitStatus {
-        for _ in 0..TIMEOUT.as_millis() / 10 {
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("the monitor does not end");
+        let mut status = None;
+        eventually(|| {
+            status = self.child.try_wait().expect("it is our child");
+            status.is_some()
+        });
+        status.expect("the loop has ended")
     }
 
     /// Console output so far.
