@@ -11,7 +11,9 @@ use vm_memory::{GuestMemory, Permissions};
 
 use super::muxer::{FIRST_PORT, LAST_PORT, Muxer};
 use super::packet::{GUEST_CID, HEADER_LEN, Header, payload};
-use crate::virtio::{ActivateError, DeviceError, QueueIo, RestoreError, VirtioDevice};
+use crate::virtio::{
+    ActivateError, DeviceError, QueueIo, RestoreError, VirtioDevice, read_config_bytes,
+};
 
 /// Queues, by index.
 const RX: usize = 0;
@@ -25,8 +27,8 @@ const QUEUE_SIZE: u16 = 256;
 const EVENT_TRANSPORT_RESET: [u8; 4] = 0_u32.to_le_bytes();
 const EVENT_LEN: u32 = 4;
 
-/// Packets handled before the device thread looks after others.
-const BUDGET: u32 = 256;
+/// Packets handled before the device thread looks after others: a few milliseconds' worth.
+const BUDGET: u32 = 64;
 
 /// A vsock device for guest context id 3.
 pub struct Vsock {
@@ -183,11 +185,7 @@ impl<M: GuestMemory> VirtioDevice<M> for Vsock {
 
     /// `struct virtio_vsock_config`: the guest's context id, 64 bits.
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = GUEST_CID.to_le_bytes();
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (byte, value) in data.iter_mut().zip(config.iter().skip(start)) {
-            *byte = *value;
-        }
+        read_config_bytes(&GUEST_CID.to_le_bytes(), offset, data);
     }
 
     fn activate(&mut self, _features: u64, _mem: &M) -> Result<(), ActivateError> {
@@ -235,6 +233,21 @@ impl<M: GuestMemory> VirtioDevice<M> for Vsock {
         self.reset_due = true;
         self.reset_index = state.reset_index;
         Ok(())
+    }
+
+    fn check_queues(&self, io: &QueueIo<'_, M>) -> Result<(), RestoreError> {
+        let Some(index) = self.reset_index else {
+            return Ok(());
+        };
+        let offered = io
+            .avail_idx(EVENT)
+            .map_err(|error| RestoreError(format!("the vsock event queue: {error}")))?;
+        if reached(offered, index) || index.wrapping_sub(offered) <= QUEUE_SIZE {
+            return Ok(());
+        }
+        Err(RestoreError(
+            "more vsock events are awaited than the queue holds".into(),
+        ))
     }
 
     fn resume(&mut self, io: &mut QueueIo<'_, M>) -> Result<(), DeviceError> {

@@ -352,6 +352,7 @@ impl Muxer {
             connection.queued = true;
             self.ready.push_back(id);
             debug_assert!(self.ready.len() <= self.entries.len());
+            debug_assert!(self.by_ports.len() <= self.entries.len());
         }
     }
 
@@ -371,11 +372,8 @@ impl Muxer {
             debug_assert!(self.resets.len() <= MAX_RESETS + MAX_CONNECTIONS);
         }
         if let Some(drain) = connection.into_drain() {
-            // Says at once whether there is room, so that no room that came up meanwhile is missed.
-            let stream = drain.stream();
-            if self.events.watch_writable(id, stream, true).is_ok() {
-                self.entries.insert(id, Entry::Drain(drain));
-            }
+            // It is watched for room to write since there is a backlog.
+            self.entries.insert(id, Entry::Drain(drain));
         }
     }
 

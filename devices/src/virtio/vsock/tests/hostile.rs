@@ -5,13 +5,10 @@ use std::io::Read;
 use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::guest::{Guest, RX, TX, buffer, guest_connection, new_device, packet};
-use crate::virtio::VirtioDevice;
-use crate::virtio::vsock::Vsock;
+use super::guest::{Guest, RX, TX, buffer, guest_connection, packet};
+use crate::virtio::testing::{LIVE, QUEUE_SIZE, WRITE};
 use crate::virtio::vsock::muxer::MAX_CONNECTIONS;
 use crate::virtio::vsock::packet::{Header, SHUTDOWN_SEND, op};
-
-const WRITE: u16 = 2;
 
 #[test]
 fn test_malformed_packet_is_reset_or_dropped() {
@@ -65,7 +62,7 @@ fn test_malformed_packet_is_reset_or_dropped() {
     ] {
         let mut guest = Guest::new();
         guest.send_raw(&header, payload);
-        assert_eq!(guest.returned(TX), [(0, 0)], "{name}");
+        assert_eq!(guest.rig.used(TX), [(0, 0)], "{name}");
         let reply = guest.receive().map(|(reply, _)| (reply.op, reply.kind));
         assert_eq!(reply, reset.then_some((op::RST, header.kind)), "{name}");
         // And the device still works.
@@ -98,8 +95,8 @@ fn test_truncated_packet_resets_its_connection_only() {
 fn test_header_shorter_than_44_bytes_is_dropped() {
     let mut guest = Guest::new();
     guest.offer_chain(TX, 0, &[(buffer(TX, 0), 43, 0)]);
-    guest.notify(TX);
-    assert_eq!(guest.returned(TX), [(0, 0)]);
+    guest.rig.kick(TX);
+    assert_eq!(guest.rig.used(TX), [(0, 0)]);
     assert_eq!(guest.receive(), None);
 }
 
@@ -107,32 +104,30 @@ fn test_header_shorter_than_44_bytes_is_dropped() {
 fn test_writable_tx_chain_is_dropped() {
     let mut guest = Guest::new();
     guest.offer_chain(TX, 0, &[(buffer(TX, 0), 4096, WRITE)]);
-    guest.notify(TX);
-    assert_eq!(guest.returned(TX), [(0, 0)]);
+    guest.rig.kick(TX);
+    assert_eq!(guest.rig.used(TX), [(0, 0)]);
     assert_eq!(guest.receive(), None);
 }
 
 #[test]
 fn test_useless_rx_buffers_go_back_empty() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut guest = Guest::without_buffers(new_device(&folder), folder);
+    let mut guest = Guest::without_buffers();
     guest.offer_chain(RX, 0, &[(buffer(RX, 0), 44, WRITE)]);
     guest.offer_chain(RX, 1, &[(buffer(RX, 1), 7, WRITE)]);
     guest.offer_chain(RX, 2, &[(buffer(RX, 2), 4096, 0)]);
     let small = [(buffer(RX, 3), 40, WRITE), (buffer(RX, 4), 6, WRITE)];
     guest.offer_chain(RX, 3, &small);
     guest.send_raw(&packet(7, 5, op::RW), &[]);
-    assert_eq!(guest.returned(RX), [(0, 0), (1, 0), (2, 0), (3, 44)]);
+    assert_eq!(guest.rig.used(RX), [(0, 0), (1, 0), (2, 0), (3, 44)]);
 }
 
 #[test]
 fn test_replies_without_buffers_hold_up_the_guest_only() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut guest = Guest::without_buffers(new_device(&folder), folder);
+    let mut guest = Guest::without_buffers();
     let mut taken = 0;
     for _ in 0..300 {
         guest.send_raw(&packet(7, 5, op::RW), &[]);
-        let count = guest.returned(TX).len();
+        let count = guest.rig.used(TX).len();
         taken += count;
         if count == 0 {
             break;
@@ -141,10 +136,10 @@ fn test_replies_without_buffers_hold_up_the_guest_only() {
     assert_eq!(taken, 256);
 
     guest.offer(RX, 0);
-    guest.notify(RX);
+    guest.rig.kick(RX);
 
-    assert_eq!(guest.returned(TX).len(), 1);
-    assert_eq!(guest.returned(RX), [(0, 44)]);
+    assert_eq!(guest.rig.used(TX).len(), 1);
+    assert_eq!(guest.rig.used(RX), [(0, 44)]);
 }
 
 #[test]
@@ -177,6 +172,22 @@ fn test_connections_are_limited_and_freed() {
     guest.send(packet(0, 9, op::RST), &[]);
     guest.send(packet(5000, 9, op::REQUEST), &[]);
     guest.expect(op::RESPONSE);
+}
+
+#[test]
+fn test_busy_guest_leaves_others_a_turn() {
+    let mut guest = Guest::new();
+    guest
+        .rig
+        .write(buffer(TX, 0), &packet(7, 5, op::RW).to_bytes());
+    for index in 0..QUEUE_SIZE {
+        guest.offer_chain(TX, index, &[(buffer(TX, 0), 44, 0)]);
+    }
+    // The work of more than one turn, of which the guest asks for the first only.
+    guest.rig.kick(TX);
+    assert_eq!(guest.rig.used(TX).len(), usize::from(QUEUE_SIZE));
+    let replies = std::iter::from_fn(|| guest.receive()).count();
+    assert_eq!(replies, usize::from(QUEUE_SIZE));
 }
 
 /// What a guest, or the host, does next.
@@ -246,8 +257,7 @@ proptest! {
     /// The bounds themselves are debug assertions of the muxer and the backlog.
     #[test]
     fn test_any_guest_and_host_never_panic(actions in prop::collection::vec(action(), 1..80)) {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut guest = Guest::without_buffers(new_device(&folder), folder);
+        let mut guest = Guest::without_buffers();
         let listener = guest.listen(9);
         listener.set_nonblocking(true).expect("settable");
         let mut hosts = Vec::new();
@@ -259,11 +269,11 @@ proptest! {
                 }
                 Action::Chain { queue, len, flags } if guest.has_room(queue) => {
                     guest.offer_chain(queue, 0, &[(buffer(queue, 0), len, flags)]);
-                    guest.notify(queue);
+                    guest.rig.kick(queue);
                 }
                 Action::Buffer { index } if guest.has_room(RX) => {
                     guest.offer(RX, index);
-                    guest.notify(RX);
+                    guest.rig.kick(RX);
                 }
                 Action::Client { port } => hosts.push(guest.client(port)),
                 Action::HostWrites { len } => {
@@ -278,15 +288,15 @@ proptest! {
                     }
                 }
                 Action::HostCloses => drop(hosts.pop()),
-                _ => guest.work(Vsock::process_backend),
+                _ => guest.rig.run(),
             }
             hosts.extend(listener.accept().map(|(host, _)| host));
         }
+        guest.rig.run();
+        prop_assert_eq!(guest.rig.status(), LIVE);
         // Afterwards it works as on the first day.
-        guest.work(|device, io| {
-            device.reset(io.mem);
-            Ok(())
-        });
+        guest.restart();
+        guest_connection(&mut guest);
     }
 }
 

@@ -169,6 +169,22 @@ fn test_impossible_guest_counters_give_no_credit() {
 }
 
 #[test]
+fn test_older_guest_counter_takes_no_credit_back() {
+    let (mut connection, mut far) = established(4);
+    far.write_all(b"datadata").expect("written");
+    assert_eq!(next(&mut connection).expect("data").len, 4);
+    for fwd_cnt in [4, 0] {
+        let update = Header {
+            buf_alloc: 4,
+            fwd_cnt,
+            ..header(op::CREDIT_UPDATE)
+        };
+        tell(&mut connection, &update).expect("it goes on");
+    }
+    assert_eq!(next(&mut connection).expect("data").len, 4);
+}
+
+#[test]
 fn test_guest_breaks_the_protocol_is_reset() {
     for (name, packets) in [
         (
@@ -256,6 +272,20 @@ fn test_both_directions_over_ends_the_connection() {
     assert!(!connection.is_over());
 
     tell(&mut connection, &shutdown(SHUTDOWN_SEND)).expect("it goes on");
+
+    let told = next(&mut connection).expect("the end of it all");
+    assert_eq!((told.op, told.flags), (op::SHUTDOWN, SHUTDOWN_BOTH));
+    assert!(connection.is_over());
+}
+
+#[test]
+fn test_both_directions_over_guest_first_ends_the_connection() {
+    let (mut connection, far) = established(100);
+    tell(&mut connection, &shutdown(SHUTDOWN_SEND)).expect("it goes on");
+    assert_eq!(next(&mut connection), None);
+
+    far.shutdown(Shutdown::Write).expect("half-closed");
+    connection.host_event(true, false, false);
 
     let told = next(&mut connection).expect("the end of it all");
     assert_eq!((told.op, told.flags), (op::SHUTDOWN, SHUTDOWN_BOTH));
