@@ -260,6 +260,11 @@ impl<D: VirtioDevice<Memory> + 'static> Rig<D> {
         self.write(avail + 2, &index.to_le_bytes());
     }
 
+    /// The head of the next chain that is sent to a queue.
+    pub fn next_head(&self, queue: usize) -> u16 {
+        self.queues[queue].next_descriptor
+    }
+
     /// Makes a chain of these parts available; its head.
     pub fn send(&mut self, queue: usize, parts: &[Part]) -> u16 {
         let state = &mut self.queues[queue];

@@ -1,11 +1,14 @@
 //! The device against a driver made by hand.
 
+mod fuzz;
 mod host;
 mod hostile;
+mod oracle;
 mod requests;
 mod restore;
 
 use cachot_secrets::{Name, SecretValue};
+use proptest::test_runner::Config;
 
 use super::{Secret, SecretsDevice};
 use crate::virtio::testing::Rig;
@@ -17,6 +20,16 @@ pub const FROZEN: u32 = 4;
 pub const TOOBIG: u32 = 5;
 pub const UNAVAILABLE: u32 = 6;
 pub const INVALID: u32 = 7;
+
+/// Of tests with random input. What fails is printed, and not written into the source tree.
+fn config() -> Config {
+    Config {
+        cases: 256,
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        ..Config::default()
+    }
+}
 
 pub const PAGE: u64 = 4096;
 /// Where tests attach pages: from here to the end of RAM nothing else is.
@@ -153,14 +166,14 @@ impl Rig<SecretsDevice> {
 
     /// Gives the device `count` event buffers of 144 bytes.
     pub fn event_buffers(&mut self, count: u64) {
-        for index in 0..count {
-            let addr = EVENTS + 256 * index;
+        for _ in 0..count {
+            let addr = EVENTS + 256 * u64::from(self.next_head(1));
             self.send(1, &[crate::virtio::testing::writable(addr, 144)]);
         }
         self.kick(1);
     }
 
-    /// Events that arrived in the first buffers: kind, name, epoch.
+    /// Events that arrived since the last call: kind, name, epoch.
     pub fn events(&mut self) -> Vec<(u32, String, u64)> {
         let used = self.used(1);
         used.into_iter()
@@ -180,5 +193,5 @@ impl Rig<SecretsDevice> {
     }
 }
 
-/// Where [`Rig::event_buffers`] puts them.
+/// Where [`Rig::event_buffers`] puts them, 256 bytes apart by descriptor.
 pub const EVENTS: u64 = 0x7_0000;
