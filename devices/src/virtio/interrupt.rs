@@ -47,6 +47,15 @@ impl Interrupt {
         drop(self.line.write(1));
     }
 
+    /// Raises the line again for what the driver has not acknowledged yet. An interrupt too many does no
+    /// harm, one that got lost would.
+    pub fn raise_pending(&self) {
+        let causes = self.status();
+        if causes != 0 {
+            self.raise(causes);
+        }
+    }
+
     /// The `InterruptStatus` register.
     #[must_use]
     pub fn status(&self) -> u32 {

@@ -12,7 +12,7 @@ use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
     VIRTIO_F_VERSION_1,
 };
-use virtio_bindings::virtio_mmio as reg;
+use virtio_bindings::virtio_mmio::{self as reg, VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemory;
 
@@ -29,6 +29,13 @@ const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
 /// `VendorID`: "cach" in little endian.
 const VENDOR: u32 = 0x6863_6163;
+
+/// Status bits that the driver sets ("Device Status Field").
+const DRIVER_BITS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
+    | VIRTIO_CONFIG_S_DRIVER
+    | VIRTIO_CONFIG_S_FEATURES_OK
+    | VIRTIO_CONFIG_S_DRIVER_OK
+    | VIRTIO_CONFIG_S_FAILED;
 
 /// Event data of the notifier and of the device's backend.
 const NOTIFIER: u32 = 0;
@@ -197,8 +204,10 @@ impl<D: VirtioDevice<M>, M: GuestMemory> Transport<D, M> {
         if self.is_active() {
             self.run(|device, io| device.resume(io));
         }
-        // A notification may have been lost on the way through a snapshot: look at every queue.
+        // Notifications in either direction may have been lost on the way through a snapshot: look at
+        // every queue, and let the driver do so.
         self.notify_all();
+        self.interrupt.raise_pending();
     }
 
     /// The transport and its device as data. Called paused.
@@ -224,17 +233,18 @@ impl<D: VirtioDevice<M>, M: GuestMemory> Transport<D, M> {
         if state.queues.len() != self.queues.len() {
             return Err(RestoreError("the number of queues differs".into()));
         }
-        if state.driver_features & !self.offered_features() != 0 {
-            return Err(RestoreError(
-                "features that this device does not have".into(),
-            ));
-        }
+        self.check_status(&state)?;
         let mut queues = Vec::with_capacity(self.queues.len());
         for (index, (saved, own)) in state.queues.into_iter().zip(&self.queues).enumerate() {
             let queue = Queue::try_from(saved)
                 .map_err(|error| RestoreError(format!("queue {index}: {error}")))?;
             if queue.max_size() != own.max_size() {
                 return Err(RestoreError(format!("queue {index} has another size")));
+            }
+            if queue.event_idx_enabled() {
+                return Err(RestoreError(format!(
+                    "queue {index} has a feature that is not offered"
+                )));
             }
             if queue.ready() && !queue.is_valid(&self.mem) {
                 return Err(RestoreError(format!("queue {index} does not lie in RAM")));
@@ -253,6 +263,29 @@ impl<D: VirtioDevice<M>, M: GuestMemory> Transport<D, M> {
         self.interrupt.set_status(state.interrupt_status);
         self.paused = true;
         Ok(())
+    }
+
+    /// Whether [`Self::write_status`] can have led to the registers of `state`.
+    fn check_status(&self, state: &TransportState<D::State>) -> Result<(), RestoreError> {
+        let has = |bit| state.status & bit != 0;
+        let causes = VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG;
+        let possible = state.status & !(DRIVER_BITS | VIRTIO_CONFIG_S_NEEDS_RESET) == 0
+            && (has(VIRTIO_CONFIG_S_FEATURES_OK) || !has(VIRTIO_CONFIG_S_DRIVER_OK))
+            && state.interrupt_status & !causes == 0;
+        if !possible {
+            return Err(RestoreError("an impossible device status".into()));
+        }
+        if has(VIRTIO_CONFIG_S_FEATURES_OK) && !self.accepts(state.driver_features) {
+            return Err(RestoreError(
+                "features that this device does not have".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether the device can work with these features and no others.
+    fn accepts(&self, features: u64) -> bool {
+        features & !self.offered_features() == 0 && features & (1 << VIRTIO_F_VERSION_1) != 0
     }
 
     fn offered_features(&self) -> u64 {
@@ -313,18 +346,9 @@ impl<D: VirtioDevice<M>, M: GuestMemory> Transport<D, M> {
         if self.status & !status & !VIRTIO_CONFIG_S_NEEDS_RESET != 0 {
             return;
         }
-        let known = VIRTIO_CONFIG_S_ACKNOWLEDGE
-            | VIRTIO_CONFIG_S_DRIVER
-            | VIRTIO_CONFIG_S_FEATURES_OK
-            | VIRTIO_CONFIG_S_DRIVER_OK
-            | VIRTIO_CONFIG_S_FAILED;
-        let mut added = status & known & !self.status;
-        if added & VIRTIO_CONFIG_S_FEATURES_OK != 0 {
-            let acceptable = self.driver_features & !self.offered_features() == 0
-                && self.driver_features & (1 << VIRTIO_F_VERSION_1) != 0;
-            if !acceptable {
-                added &= !VIRTIO_CONFIG_S_FEATURES_OK;
-            }
+        let mut added = status & DRIVER_BITS & !self.status;
+        if added & VIRTIO_CONFIG_S_FEATURES_OK != 0 && !self.accepts(self.driver_features) {
+            added &= !VIRTIO_CONFIG_S_FEATURES_OK;
         }
         if added & VIRTIO_CONFIG_S_DRIVER_OK != 0
             && (self.status | added) & VIRTIO_CONFIG_S_FEATURES_OK == 0
@@ -492,3 +516,6 @@ impl<D: VirtioDevice<M>, M: GuestMemory> MutEventSubscriber for Transport<D, M> 
         self.watch_backend(ops);
     }
 }
+
+#[cfg(test)]
+mod tests;

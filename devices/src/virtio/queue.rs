@@ -223,3 +223,202 @@ impl TryFrom<QueueStateDef> for Queue {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::testing::Memory;
+    use proptest::prelude::*;
+    use vm_memory::Bytes;
+
+    const TABLE: u64 = 0x1000;
+    const AVAIL: u64 = 0x2000;
+    const USED: u64 = 0x3000;
+
+    fn memory() -> Memory {
+        Memory::from_ranges(&[(GuestAddress(0), 0x1_0000)]).expect("64 KiB can be mapped")
+    }
+
+    fn queue() -> Queue {
+        let mut queue = Queue::new(16).expect("a power of two");
+        queue.set_size(8);
+        queue.set_desc_table_address(Some(0x1000), Some(0));
+        queue.set_avail_ring_address(Some(0x2000), Some(0));
+        queue.set_used_ring_address(Some(0x3000), Some(0));
+        queue.set_ready(true);
+        queue
+    }
+
+    /// Makes `heads` available, each a readable byte unless its number is odd, which is a loop.
+    fn offer(mem: &Memory, heads: &[u16]) {
+        for head in 0..8_u16 {
+            let (flags, next) = if head % 2 == 0 { (0, 0) } else { (1, head) };
+            let descriptor = virtio_queue::desc::split::Descriptor::new(0x8000, 1, flags, next);
+            let at = GuestAddress(TABLE + 16 * u64::from(head));
+            mem.write_obj(descriptor, at).expect("RAM");
+        }
+        for (slot, head) in (0_u64..).zip(heads) {
+            mem.write_obj(*head, GuestAddress(AVAIL + 4 + 2 * slot))
+                .expect("RAM");
+        }
+        let count = u16::try_from(heads.len()).expect("few");
+        mem.write_obj(count, GuestAddress(AVAIL + 2)).expect("RAM");
+    }
+
+    fn used(mem: &Memory) -> Vec<(u32, u32)> {
+        let count: u16 = mem.read_obj(GuestAddress(USED + 2)).expect("RAM");
+        let word = |at| mem.read_obj(GuestAddress(at)).expect("RAM");
+        (0..u64::from(count))
+            .map(|slot| (word(USED + 4 + 8 * slot), word(USED + 8 + 8 * slot)))
+            .collect()
+    }
+
+    #[test]
+    fn test_pop_returns_whole_chains_and_gives_back_broken_ones() {
+        let mem = memory();
+        offer(&mem, &[1, 2, 3, 3, 4]);
+        let (mut queues, interrupt) = ([queue()], Interrupt::new().expect("an eventfd"));
+        let mut io = QueueIo::new(&mem, &mut queues, &interrupt);
+
+        let first = io.pop(0).expect("the rings are whole").expect("a chain");
+        assert_eq!(first.head, 2);
+        assert_eq!(used(&mem), [(1, 0)]);
+        assert_eq!(interrupt.status(), 1);
+        assert_eq!(io.pop(0).expect("whole").map(|chain| chain.head), Some(4));
+        assert_eq!(used(&mem), [(1, 0), (3, 0), (3, 0)]);
+        assert_eq!(io.pop(0).expect("whole"), None);
+
+        io.complete(0, first.head, 7)
+            .expect("the head is in the table");
+        assert_eq!(used(&mem)[3], (2, 7));
+    }
+
+    #[test]
+    fn test_undo_pop_returns_the_chain_again() {
+        let mem = memory();
+        offer(&mem, &[2, 1, 4]);
+        let (mut queues, interrupt) = ([queue()], Interrupt::new().expect("an eventfd"));
+        let mut io = QueueIo::new(&mem, &mut queues, &interrupt);
+        assert_eq!(io.pop(0).expect("whole").map(|chain| chain.head), Some(2));
+        let second = io.pop(0).expect("whole").expect("a chain");
+        io.undo_pop(0).expect("the queue exists");
+        assert_eq!(io.pop(0).expect("whole"), Some(second));
+        assert_eq!(used(&mem), [(1, 0)], "the broken chain was given back once");
+    }
+
+    #[test]
+    fn test_pop_queue_not_in_use_has_no_chains() {
+        let mem = memory();
+        offer(&mem, &[2]);
+        let mut idle = queue();
+        idle.set_ready(false);
+        let (mut queues, interrupt) = ([idle], Interrupt::new().expect("an eventfd"));
+        let mut io = QueueIo::new(&mem, &mut queues, &interrupt);
+        assert_eq!(io.pop(0).expect("none"), None);
+        assert_eq!(io.pop(1).expect("none"), None);
+        assert!(io.complete(1, 0, 0).is_err());
+        assert!(io.undo_pop(1).is_err());
+        assert_eq!(io.rings().count(), 0);
+    }
+
+    #[test]
+    fn test_pop_broken_rings_is_an_error() {
+        let mem = memory();
+        let interrupt = Interrupt::new().expect("an eventfd");
+        for (heads, index) in [
+            (vec![2], 9_u16),
+            (vec![2], u16::MAX),
+            (vec![8], 1),
+            (vec![u16::MAX], 1),
+        ] {
+            offer(&mem, &heads);
+            mem.write_obj(index, GuestAddress(AVAIL + 2)).expect("RAM");
+            let mut queues = [queue()];
+            let mut io = QueueIo::new(&mem, &mut queues, &interrupt);
+            assert!(io.pop(0).is_err(), "{heads:?} {index}");
+            assert_eq!(used(&mem), []);
+        }
+    }
+
+    #[test]
+    fn test_rings_are_the_parts_of_ready_queues() {
+        let mem = memory();
+        let (mut queues, interrupt) = ([queue()], Interrupt::new().expect("an eventfd"));
+        let io = QueueIo::new(&mem, &mut queues, &interrupt);
+        let rings: Vec<_> = io.rings().map(|(start, len)| (start.0, len)).collect();
+        assert_eq!(rings, [(TABLE, 128), (AVAIL, 22), (USED, 70)]);
+    }
+
+    #[test]
+    fn test_notifier_collects_queues_until_taken() {
+        let notifier = Notifier::new().expect("an eventfd");
+        for index in [0, 31, 5, 0, 32, u32::MAX] {
+            notifier.notify(index);
+        }
+        notifier.drain();
+        assert!(notifier.event().read().is_err(), "drained");
+        assert_eq!(notifier.take(), 1 << 31 | 1 << 5 | 1);
+        assert_eq!(notifier.take(), 0);
+        notifier.drain();
+        notifier.wake();
+        assert!(notifier.event().read().is_ok());
+        assert_eq!(notifier.take(), 0);
+    }
+
+    #[test]
+    fn test_state_round_trip() {
+        let mem = memory();
+        offer(&mem, &[2, 4, 6]);
+        let (mut queues, interrupt) = ([queue()], Interrupt::new().expect("an eventfd"));
+        let mut io = QueueIo::new(&mem, &mut queues, &interrupt);
+        let chain = io.pop(0).expect("whole").expect("a chain");
+        io.complete(0, chain.head, 0).expect("in the table");
+        let state = QueueStateDef::from(&queues[0]);
+        assert_eq!((state.next_avail, state.next_used, state.size), (1, 1, 8));
+
+        let text = serde_json::to_string(&state).expect("plain data");
+        let state: QueueStateDef = serde_json::from_str(&text).expect("it reads back");
+        let mut queues = [Queue::try_from(state.clone()).expect("valid")];
+
+        assert_eq!(QueueStateDef::from(&queues[0]), state);
+        let mut io = QueueIo::new(&mem, &mut queues, &interrupt);
+        assert_eq!(io.pop(0).expect("whole").map(|chain| chain.head), Some(4));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn test_any_state_and_rings_do_not_panic(
+            numbers in any::<(u16, u16, u16, u16)>(),
+            flags in any::<(bool, bool)>(),
+            places in prop::array::uniform3(prop_oneof![0..0x1_1000_u64, any::<u64>()]),
+            bytes in prop::collection::vec(any::<u8>(), 0x400),
+        ) {
+            let state = QueueStateDef {
+                max_size: 1 << (numbers.0 % 16),
+                size: numbers.1,
+                next_avail: numbers.2,
+                next_used: numbers.3,
+                event_idx_enabled: flags.0,
+                ready: flags.1,
+                desc_table: places[0],
+                avail_ring: places[1],
+                used_ring: places[2],
+            };
+            let mem = memory();
+            for at in (0..0x1_0000).step_by(bytes.len()) {
+                mem.write_slice(&bytes, GuestAddress(at)).expect("RAM");
+            }
+            if let Ok(queue) = Queue::try_from(state) {
+                let (mut queues, interrupt) = ([queue], Interrupt::new().expect("an eventfd"));
+                let mut io = QueueIo::new(&mem, &mut queues, &interrupt);
+                for _ in 0..100 {
+                    let Ok(Some(chain)) = io.pop(0) else {
+                        break;
+                    };
+                    drop(io.complete(0, chain.head, 0));
+                }
+            }
+        }
+    }
+}

@@ -202,6 +202,10 @@ impl<D: VirtioDevice<Memory> + 'static> Rig<D> {
         self.transport.lock().expect("no test panics inside")
     }
 
+    pub fn shared(&self) -> SharedTransport<D> {
+        Arc::clone(&self.transport)
+    }
+
     /// Reads and clears the interrupt causes.
     pub fn interrupts(&self) -> u32 {
         let causes = self.get(reg::VIRTIO_MMIO_INTERRUPT_STATUS);

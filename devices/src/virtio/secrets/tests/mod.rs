@@ -21,10 +21,11 @@ pub const TOOBIG: u32 = 5;
 pub const UNAVAILABLE: u32 = 6;
 pub const INVALID: u32 = 7;
 
-/// Of tests with random input. What fails is printed, and not written into the source tree.
+/// Of tests with random input: fewer cases than usual (PROPTEST_CASES), as each is long. What fails is
+/// printed, and not written into the source tree.
 fn config() -> Config {
     Config {
-        cases: 256,
+        cases: Config::default().cases / 4,
         failure_persistence: None,
         max_shrink_iters: 2000,
         ..Config::default()
