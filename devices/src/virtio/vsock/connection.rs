@@ -308,11 +308,7 @@ impl Connection {
     }
 
     fn note_forwarded(&mut self) {
-        if (self.forwarded - self.reported).0 >= UPDATE_AFTER
-            && self.guest_shutdown & SHUTDOWN_SEND == 0
-        {
-            self.update_due = true;
-        }
+        self.update_due |= (self.forwarded - self.reported).0 >= UPDATE_AFTER;
     }
 
     /// Tells the host of the guest's end of file once all that precedes it is written.

@@ -1,6 +1,8 @@
 //! What becomes of connections in a snapshot's source, and in what is restored from it.
 
 use std::io::Read;
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::guest::{EVENT, Guest, buffer, guest_connection, packet, restore_changed};
 use crate::virtio::vsock::packet::op;
@@ -87,6 +89,24 @@ fn test_source_goes_on_after_a_snapshot() {
     client.read_exact(&mut line).expect("accepted");
     assert_eq!(&line, b"OK");
     assert_eq!(guest.rig.used(EVENT), [], "no reset event");
+}
+
+#[test]
+fn test_paused_guest_loses_no_time_to_answer() {
+    let mut guest = Guest::new();
+    let mut client = guest.client(52);
+    let (request, _) = guest.expect(op::REQUEST);
+    sleep(Duration::from_secs(3));
+    guest.rig.transport().pause().expect("quiesced");
+    sleep(Duration::from_secs(3));
+
+    guest.rig.transport().resume();
+    guest.expect_silence();
+    guest.send(packet(52, request.src_port, op::RESPONSE), &[]);
+
+    let mut line = [0; 2];
+    client.read_exact(&mut line).expect("accepted");
+    assert_eq!(&line, b"OK");
 }
 
 #[test]
