@@ -254,6 +254,7 @@ impl<D: VirtioDevice<M>, M: GuestMemory> Transport<D, M> {
         self.device.restore(state.device, &self.mem)?;
         let io = QueueIo::new(&self.mem, &mut queues, &self.interrupt);
         self.device.check_queues(&io)?;
+        drop(io);
         self.queues = queues;
         self.status = state.status;
         self.driver_features = state.driver_features;
@@ -300,7 +301,9 @@ impl<D: VirtioDevice<M>, M: GuestMemory> Transport<D, M> {
     /// Lets the device work; a failure stops it until the driver resets it.
     fn run(&mut self, work: impl FnOnce(&mut D, &mut QueueIo<'_, M>) -> Result<(), DeviceError>) {
         let (device, mut io) = self.device_and_io();
-        if work(device, &mut io).is_err() {
+        let worked = work(device, &mut io);
+        drop(io);
+        if worked.is_err() {
             self.needs_reset();
         }
     }

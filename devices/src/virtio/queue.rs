@@ -1,23 +1,29 @@
 //! What a device sees of its queues while it works, and how vCPU threads notify it.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
-use vm_memory::{GuestAddress, GuestMemory};
+use vm_memory::{Bytes, GuestAddress, GuestMemory};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::Chain;
 use super::interrupt::Interrupt;
 
-/// The queues, the memory and the interrupt of one device, lent to it for one call.
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT`, in the flags at the beginning of an available ring.
+const NO_INTERRUPT: u16 = 1;
+
+/// The queues, the memory and the interrupt of one device, lent to it for one call. When the loan ends the
+/// driver is interrupted, once, if chains were returned and it wants to know.
 #[derive(Debug)]
-pub struct QueueIo<'a, M> {
+pub struct QueueIo<'a, M: GuestMemory> {
     /// Guest memory.
     pub mem: &'a M,
     queues: &'a mut [Queue],
     interrupt: &'a Interrupt,
+    /// Queues that chains were returned to, as a bit mask.
+    returned: u32,
 }
 
 impl<'a, M: GuestMemory> QueueIo<'a, M> {
@@ -28,6 +34,7 @@ impl<'a, M: GuestMemory> QueueIo<'a, M> {
             mem,
             queues,
             interrupt,
+            returned: 0,
         }
     }
 
@@ -73,7 +80,7 @@ impl<'a, M: GuestMemory> QueueIo<'a, M> {
         Ok(queue.avail_idx(self.mem, Ordering::Acquire)?.0)
     }
 
-    /// Returns a chain to the driver, with `len` bytes written to it, and raises the interrupt.
+    /// Returns a chain to the driver, with `len` bytes written to it.
     ///
     /// # Errors
     /// When the used ring cannot be written, or the head is outside the table.
@@ -86,9 +93,8 @@ impl<'a, M: GuestMemory> QueueIo<'a, M> {
         let queue = self.queue(index)?;
         let mem = self.mem;
         self.queues[queue].add_used(mem, head, len)?;
-        if self.queues[queue].needs_notification(mem)? {
-            self.interrupt.used_buffer();
-        }
+        // Devices have a few queues; with more than 32 the driver would hear of all of them.
+        self.returned |= u32::try_from(queue).map_or(u32::MAX, |queue| 1_u32.wrapping_shl(queue));
         Ok(())
     }
 
@@ -118,6 +124,26 @@ impl<'a, M: GuestMemory> QueueIo<'a, M> {
             Ok(index)
         } else {
             Err(virtio_queue::Error::QueueNotReady)
+        }
+    }
+}
+
+impl<M: GuestMemory> Drop for QueueIo<'_, M> {
+    fn drop(&mut self) {
+        // The used rings are written before the driver's wish is read: either it sees the chains when it
+        // asks to be interrupted again, or this sees that it asked.
+        fence(Ordering::SeqCst);
+        let returned = (0_u32..).zip(self.queues.iter());
+        let wanted = returned
+            .filter(|(index, _)| self.returned & 1_u32.wrapping_shl(*index) != 0)
+            .any(|(_, queue)| {
+                let flags = self
+                    .mem
+                    .load::<u16>(GuestAddress(queue.avail_ring()), Ordering::Relaxed);
+                flags.is_ok_and(|flags| u16::from_le(flags) & NO_INTERRUPT == 0)
+            });
+        if wanted {
+            self.interrupt.used_buffer();
         }
     }
 }
@@ -229,7 +255,6 @@ mod tests {
     use super::*;
     use crate::virtio::testing::Memory;
     use proptest::prelude::*;
-    use vm_memory::Bytes;
 
     const TABLE: u64 = 0x1000;
     const AVAIL: u64 = 0x2000;
@@ -283,7 +308,6 @@ mod tests {
         let first = io.pop(0).expect("the rings are whole").expect("a chain");
         assert_eq!(first.head, 2);
         assert_eq!(used(&mem), [(1, 0)]);
-        assert_eq!(interrupt.status(), 1);
         assert_eq!(io.pop(0).expect("whole").map(|chain| chain.head), Some(4));
         assert_eq!(used(&mem), [(1, 0), (3, 0), (3, 0)]);
         assert_eq!(io.pop(0).expect("whole"), None);
@@ -291,6 +315,30 @@ mod tests {
         io.complete(0, first.head, 7)
             .expect("the head is in the table");
         assert_eq!(used(&mem)[3], (2, 7));
+    }
+
+    #[test]
+    fn test_drop_interrupts_once_if_the_driver_wants() {
+        let mem = memory();
+        for (flags, heads, raised) in [
+            (0_u16, vec![2, 4], true),
+            (0, vec![1], true),
+            (1, vec![2, 4], false),
+            (2, vec![2], true),
+            (0, vec![], false),
+        ] {
+            offer(&mem, &heads);
+            mem.write_obj(flags, GuestAddress(AVAIL)).expect("RAM");
+            let (mut queues, interrupt) = ([queue()], Interrupt::new().expect("an eventfd"));
+            let mut io = QueueIo::new(&mem, &mut queues, &interrupt);
+            while let Some(chain) = io.pop(0).expect("whole") {
+                io.complete(0, chain.head, 0).expect("in the table");
+            }
+            assert_eq!(interrupt.status(), 0, "not yet");
+            drop(io);
+            assert_eq!(interrupt.status(), u32::from(raised), "{flags} {heads:?}");
+            assert_eq!(interrupt.line().read().unwrap_or(0), u64::from(raised));
+        }
     }
 
     #[test]
@@ -373,6 +421,7 @@ mod tests {
         let mut io = QueueIo::new(&mem, &mut queues, &interrupt);
         let chain = io.pop(0).expect("whole").expect("a chain");
         io.complete(0, chain.head, 0).expect("in the table");
+        drop(io);
         let state = QueueStateDef::from(&queues[0]);
         assert_eq!((state.next_avail, state.next_used, state.size), (1, 1, 8));
 
