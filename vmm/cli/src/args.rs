@@ -134,6 +134,19 @@ pub struct RunArgs {
     )]
     pub memory: Memory,
 
+    /// Words to append to the kernel's command line
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Machine",
+        allow_hyphen_values = true
+    )]
+    pub cmdline: Option<String>,
+
+    /// Show the guest's serial console on standard error
+    #[arg(long, help_heading = "Machine")]
+    pub console: bool,
+
     /// Go on although this machine may write guest memory, and with it secrets, to its swap
     #[arg(long, help_heading = "Machine")]
     pub dangerously_allow_swap: bool,

@@ -27,9 +27,10 @@ use crate::tail::last_line;
 use crate::terminal;
 
 /// The kernel's command line: a console for the kernel's own messages, of which only errors are
-/// shown; a reset after a panic, which ends the VM; nothing probed for that this machine lacks.
+/// shown; a reset after a panic, which ends the VM; nothing probed for that this machine lacks; code for
+/// several CPUs left as it is where there is one.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=acpi pci=off 8250.nr_uarts=1 \
-                       i8042.noaux i8042.nokbd tsc=reliable random.trust_cpu=on";
+                       i8042.noaux i8042.nokbd tsc=reliable random.trust_cpu=on noreplace-smp";
 
 /// How long the guest may take to power itself off once its command has ended.
 const POWER_OFF_PATIENCE: Duration = Duration::from_secs(5);
@@ -106,12 +107,17 @@ impl Vm {
         api: &UnixListener,
         vsock: &UnixListener,
     ) -> Result<(), RunError> {
+        // Otherwise it is kept for the message about a guest that breaks down.
+        let console = match args.console {
+            true => stdio::stderr(),
+            false => self.console.as_fd(),
+        };
         let mut files: Vec<(FileRole, BorrowedFd<'_>)> = vec![
             (FileRole::Kvm, parts.kvm.as_fd()),
             (FileRole::Kernel, parts.kernel.file.as_fd()),
             (FileRole::ApiListener, api.as_fd()),
             (FileRole::VsockListener, vsock.as_fd()),
-            (FileRole::Console, self.console.as_fd()),
+            (FileRole::Console, console),
         ];
         if let Some(initrd) = &parts.initrd {
             files.push((FileRole::Initrd, initrd.file.as_fd()));
@@ -124,7 +130,10 @@ impl Vm {
             name: self.state.name().to_owned(),
             memory: args.memory.bytes(),
             cpus: args.cpus.get(),
-            cmdline: CMDLINE.to_owned(),
+            cmdline: match &args.cmdline {
+                Some(more) => format!("{CMDLINE} {more}"),
+                None => CMDLINE.to_owned(),
+            },
             files,
             outlive_keeper: false,
             allow_swap: args.dangerously_allow_swap || !Sources::default().may_swap(),
