@@ -34,6 +34,9 @@ pub fn command(program: &Path, machine: &Machine<'_>, folder: &Path) -> anyhow::
     let file = folder.join("firecracker.json");
     fs::write(&file, serde_json::to_vec(&config)?)?;
     let mut command = Command::new(program);
-    command.args(["--no-api", "--config-file"]).arg(file);
+    // Its log would be the first byte otherwise.
+    command
+        .args(["--no-api", "--level", "Off", "--config-file"])
+        .arg(file);
     Ok(command)
 }
