@@ -1,39 +1,44 @@
 #!/bin/sh
-# Builds the guest's driver: against our own kernel into target/guest/virtio_secrets.ko, or against
-# another kernel's build directory (such as /usr/src/linux-headers-6.12*-cloud-amd64):
-#     guest/driver/build.sh [--kdir DIR --out FILE]
+# Builds the guest's driver.
+#     guest/driver/build.sh                           target/guest/virtio_secrets.ko, for the guest kernel
+#     guest/driver/build.sh --kdir DIR --out FILE     for the kernel whose build tree or headers are in DIR
+# For a kernel of a distribution "make -C DIR M=$PWD modules" in this folder does as well.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 
-fail() {
-	echo "driver: $*" >&2
-	exit 1
-}
-
 case $#:${1-}:${3-} in
 0::)
-	kdir=$("$root/guest/kernel/build.sh" --tree)
+	tree=$("$here/../kernel/build.sh" --tree)
 	out=$root/target/guest/virtio_secrets.ko
 	;;
 4:--kdir:--out)
-	kdir=$2
+	tree=$2
 	out=$4
 	;;
-*) fail "usage: build.sh [--kdir DIR --out FILE]" ;;
+*)
+	echo "driver: usage: build.sh [--kdir DIR --out FILE]" >&2
+	exit 1
+	;;
 esac
-[ -f "$kdir/Makefile" ] || fail "$kdir is not a kernel's build directory; install its linux-headers package"
 
-# Away from the sources, which then hold no build products
+# Objects do not belong beside the sources
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp "$here"/*.[ch] "$here/Kbuild" "$work"
-make -s -C "$kdir" M="$work" modules >"$work/log" 2>&1 || {
+trap 'exit 1' HUP INT TERM
+cp "$here"/*.c "$here"/*.h "$here/Kbuild" "$work"
+# The folder's name is in warnings only; W=1 and -Werror: they are looked at
+if ! make -C "$tree" M="$work" W=1 KCFLAGS="-Werror -fmacro-prefix-map=$work=." modules >"$work/log" 2>&1; then
 	cat "$work/log" >&2
-	fail "the build against $kdir failed"
-}
+	echo "driver: building against $tree failed" >&2
+	exit 1
+fi
 strip --strip-debug "$work/virtio_secrets.ko"
-mkdir -p "$(dirname "$out")"
-mv "$work/virtio_secrets.ko" "$out"
-echo "driver: $out"
+
+if ! cmp -s "$work/virtio_secrets.ko" "$out"; then
+	mkdir -p "$(dirname "$out")"
+	cp "$work/virtio_secrets.ko" "$out.new"
+	mv "$out.new" "$out"
+	echo "driver: $out" >&2
+fi

@@ -1,14 +1,10 @@
-/* SPDX-License-Identifier: GPL-2.0 */
-/*
- * What differs between the kernels that the driver builds for (6.1 to 6.12).
- * The names are those of the newest.
- */
-#ifndef _SECRETS_COMPAT_H
-#define _SECRETS_COMPAT_H
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What differs between Linux 6.1 and 6.12, in the newer one's words where it can be. */
+#ifndef VIRTIO_SECRETS_COMPAT_H
+#define VIRTIO_SECRETS_COMPAT_H
 
 #include <linux/fs.h>
 #include <linux/mm.h>
-#include <linux/splice.h>
 #include <linux/version.h>
 #include <linux/virtio_config.h>
 
@@ -24,14 +20,19 @@ static inline void vm_flags_mod(struct vm_area_struct *vma, vm_flags_t set,
 #define copy_splice_read generic_file_splice_read
 #endif
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
-static inline void simple_inode_init_ts(struct inode *inode)
+static inline void secretsfs_set_times(struct inode *inode,
+				       struct timespec64 time)
 {
-	inode->i_ctime = current_time(inode);
-	inode->i_mtime = inode->i_ctime;
-	inode->i_atime = inode->i_ctime;
-}
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+	inode->i_atime = time;
+	inode->i_mtime = time;
+	inode->i_ctime = time;
+#else
+	inode_set_atime_to_ts(inode, time);
+	inode_set_mtime_to_ts(inode, time);
+	inode_set_ctime_to_ts(inode, time);
 #endif
+}
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
 struct virtqueue_info {
@@ -40,21 +41,21 @@ struct virtqueue_info {
 };
 
 static inline int secrets_find_vqs(struct virtio_device *vdev,
-				   struct virtqueue *queues[2],
-				   struct virtqueue_info info[2])
+				   struct virtqueue *vqs[],
+				   const struct virtqueue_info infos[2])
 {
-	vq_callback_t *callbacks[] = { info[0].callback, info[1].callback };
-	const char * const names[] = { info[0].name, info[1].name };
+	vq_callback_t *callbacks[] = { infos[0].callback, infos[1].callback };
+	const char * const names[] = { infos[0].name, infos[1].name };
 
-	return virtio_find_vqs(vdev, 2, queues, callbacks, names, NULL);
+	return virtio_find_vqs(vdev, 2, vqs, callbacks, names, NULL);
 }
 #else
 static inline int secrets_find_vqs(struct virtio_device *vdev,
-				   struct virtqueue *queues[2],
-				   struct virtqueue_info info[2])
+				   struct virtqueue *vqs[],
+				   struct virtqueue_info infos[2])
 {
-	return virtio_find_vqs(vdev, 2, queues, info, NULL);
+	return virtio_find_vqs(vdev, 2, vqs, infos, NULL);
 }
 #endif
 
-#endif /* _SECRETS_COMPAT_H */
+#endif /* VIRTIO_SECRETS_COMPAT_H */

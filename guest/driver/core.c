@@ -1,418 +1,523 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
- * The virtio device: probe and remove, queues, events and the epoch.
+ * virtio-secrets: secret values from the host, in pages that the host can
+ * find, wipe and refill. This file: the device's life, and its news.
  */
+#include <linux/errno.h>
 #include <linux/module.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/virtio_config.h>
 
 #include "compat.h"
-#include "internal.h"
+#include "driver.h"
 
-/* How long a reader waits for an event that announces a new epoch */
-#define SETTLE_TIMEOUT		(10 * HZ)
+/* How long a reader waits for news to be settled before it gives up */
+#define SECRETS_SETTLE_TIMEOUT	(60 * HZ)
 
-/* How soon a request is repeated that the device was too frozen to answer */
-#define FROZEN_RETRY		(HZ / 10)
+#define SECRETS_EVENTS		64U
 
-#define EVENT_BUFFERS		16
+/* The one device, whose reference probe holds; guarded by the mutex */
+static struct secrets_device *secrets_device;
+static DEFINE_MUTEX(secrets_device_lock);
 
-static struct workqueue_struct *secrets_wq;
-
-/* The one device that secretsfs and /dev/secrets show */
-static DEFINE_MUTEX(the_device_lock);
-static struct virtio_secrets *the_device;
-
-struct virtio_secrets *virtio_secrets_get(void)
+struct secrets_device *secrets_device_get(void)
 {
-	struct virtio_secrets *vs;
+	struct secrets_device *vs;
 
-	mutex_lock(&the_device_lock);
-	vs = the_device;
+	mutex_lock(&secrets_device_lock);
+	vs = secrets_device;
 	if (vs)
-		kref_get(&vs->refs);
-	mutex_unlock(&the_device_lock);
+		kref_get(&vs->ref);
+	mutex_unlock(&secrets_device_lock);
 	return vs;
 }
 
-static void virtio_secrets_release(struct kref *refs)
+static void secrets_device_release(struct kref *ref)
 {
-	struct virtio_secrets *vs =
-		container_of(refs, struct virtio_secrets, refs);
+	struct secrets_device *vs =
+		container_of(ref, struct secrets_device, ref);
 
-	kfree_sensitive(vs->response);
 	kfree(vs->request);
+	kfree(vs->response);
 	kfree(vs->events);
 	kfree(vs);
 }
 
-void virtio_secrets_put(struct virtio_secrets *vs)
+void secrets_device_put(struct secrets_device *vs)
 {
-	kref_put(&vs->refs, virtio_secrets_release);
+	kref_put(&vs->ref, secrets_device_release);
 }
 
-/*
- * The low half of the device's epoch now: one access to the configuration
- * space, where the whole would take four.
- */
-u32 virtio_secrets_epoch(struct virtio_secrets *vs)
+/* Queues the worker. */
+void secrets_kick(struct secrets_device *vs)
 {
-	__le32 epoch = cpu_to_le32(READ_ONCE(vs->epoch));
+	unsigned long flags;
 
-	spin_lock(&vs->vdev_lock);
-	if (vs->vdev && !vs->stopped)
-		vs->vdev->config->get(vs->vdev,
-				      offsetof(struct virtio_secrets_config,
-					       epoch),
-				      &epoch, sizeof(epoch));
-	spin_unlock(&vs->vdev_lock);
-	return le32_to_cpu(epoch);
-}
-
-static bool has_reached(struct virtio_secrets *vs, u32 epoch)
-{
-	return (s32)((u32)READ_ONCE(vs->epoch) - epoch) >= 0 ||
-	       READ_ONCE(vs->stopped);
-}
-
-/*
- * Waits until everything has been done that the device's present epoch asks
- * for, and returns that epoch: while it stays, no value changes.
- */
-int virtio_secrets_settle(struct virtio_secrets *vs, u32 *epoch)
-{
-	long ret;
-
-	*epoch = virtio_secrets_epoch(vs);
-	ret = wait_event_killable_timeout(vs->epoch_wait,
-					  has_reached(vs, *epoch),
-					  SETTLE_TIMEOUT);
-	if (ret < 0)
-		return ret;
-	return ret ? 0 : -ETIMEDOUT;
-}
-
-static void add_event_buffer(struct virtio_secrets *vs,
-			     struct virtio_secrets_event *event)
-{
-	struct scatterlist sg;
-
-	sg_init_one(&sg, event, sizeof(*event));
-	virtqueue_add_inbuf(vs->eventq, &sg, 1, event, GFP_KERNEL);
-}
-
-static void take_event(struct virtio_secrets *vs,
-		       const struct virtio_secrets_event *event)
-{
-	u64 epoch = le64_to_cpu(event->epoch);
-
-	switch (le32_to_cpu(event->type)) {
-	case VIRTIO_SECRETS_E_ROTATED:
-		vs->rotated = true;
-		break;
-	case VIRTIO_SECRETS_E_REVOKED:
-		if (!secrets_name_is_valid(event->name))
-			return;
-		secrets_revoke(vs, event->name);
-		break;
-	case VIRTIO_SECRETS_E_REHYDRATED:
-		vs->rehydrated = epoch;
-		break;
-	default:
-		return;
-	}
-	vs->told_epoch = max(vs->told_epoch, epoch);
-}
-
-static void secrets_event_work(struct work_struct *work)
-{
-	struct virtio_secrets *vs = container_of(to_delayed_work(work),
-						 struct virtio_secrets,
-						 event_work);
-	struct virtio_secrets_event *event;
-	unsigned int len;
-	int ret;
-
-	while (!READ_ONCE(vs->stopped) &&
-	       (event = virtqueue_get_buf(vs->eventq, &len))) {
-		if (len >= sizeof(*event))
-			take_event(vs, event);
-		add_event_buffer(vs, event);
-	}
-	if (READ_ONCE(vs->stopped))
-		return;
-	virtqueue_kick(vs->eventq);
-
-	if (vs->rotated || vs->rehydrated) {
-		ret = secrets_refresh(vs, vs->rehydrated);
-		if (ret == -EAGAIN)
-			mod_delayed_work(vs->wq, &vs->event_work, FROZEN_RETRY);
-		else if (ret)
-			dev_err(&vs->vdev->dev,
-				"the list of secrets cannot be read: %pe\n",
-				ERR_PTR(ret));
-		if (ret)
-			return;
-		vs->rotated = false;
-		vs->rehydrated = 0;
-	}
-	if (vs->told_epoch > vs->epoch) {
-		WRITE_ONCE(vs->epoch, vs->told_epoch);
-		wake_up_all(&vs->epoch_wait);
-		secrets_request_ack(vs, vs->told_epoch);
-	}
-}
-
-static void secrets_answered(struct virtqueue *vq)
-{
-	struct virtio_secrets *vs = vq->vdev->priv;
-
-	wake_up(&vs->answer_wait);
+	spin_lock_irqsave(&vs->lock, flags);
+	if (vs->listening)
+		schedule_work(&vs->work);
+	spin_unlock_irqrestore(&vs->lock, flags);
 }
 
 static void secrets_told(struct virtqueue *vq)
 {
-	struct virtio_secrets *vs = vq->vdev->priv;
-
-	mod_delayed_work(vs->wq, &vs->event_work, 0);
-}
-
-/* The device uses no buffer any more; whoever waits for one gives up */
-static void mark_stopped(struct virtio_secrets *vs)
-{
-	WRITE_ONCE(vs->stopped, true);
-	wake_up_all(&vs->answer_wait);
-	wake_up_all(&vs->epoch_wait);
+	secrets_kick(vq->vdev->priv);
 }
 
 static void secrets_config_changed(struct virtio_device *vdev)
 {
-	struct virtio_secrets *vs = vdev->priv;
-
-	if (!(vdev->config->get_status(vdev) & VIRTIO_CONFIG_S_NEEDS_RESET))
-		return;
-	dev_err(&vdev->dev,
-		"the device has failed; bind the driver again to reset it\n");
-	mark_stopped(vs);
+	secrets_kick(vdev->priv);
 }
 
-static int find_queues(struct virtio_secrets *vs)
+static u32 secrets_generation(struct secrets_device *vs)
 {
-	struct virtqueue_info info[] = {
+	const struct virtio_config_ops *config = vs->vdev->config;
+
+	return config->generation ? config->generation(vs->vdev) : 0;
+}
+
+static bool secrets_settled(struct secrets_device *vs, u32 *generation)
+{
+	bool settled;
+
+	spin_lock_irq(&vs->lock);
+	settled = vs->settled || vs->dead;
+	*generation = vs->generation;
+	spin_unlock_irq(&vs->lock);
+	return settled;
+}
+
+/*
+ * The host wipes and refills pages without asking, and news of it takes time
+ * to arrive. So readers copy first and then ask whether the device's
+ * generation, which changes with everything, is the one they began with. If
+ * not, they wait for the worker and begin again: they see lengths and bytes
+ * of one moment, and never the zeros of a wiped page.
+ */
+int secrets_read_begin(struct secrets_device *vs, u32 *generation)
+{
+	long left;
+
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	left = wait_event_killable_timeout(vs->wait,
+					   secrets_settled(vs, generation),
+					   SECRETS_SETTLE_TIMEOUT);
+	if (left < 0)
+		return left;
+	return left ? 0 : -EIO;
+}
+
+bool secrets_read_retry(struct secrets_device *vs, u32 generation)
+{
+	bool retry = true;
+
+	spin_lock_irq(&vs->lock);
+	if (vs->settled) {
+		vs->settled = secrets_generation(vs) == vs->generation;
+		retry = !vs->settled || vs->generation != generation;
+		if (!vs->settled && vs->listening)
+			schedule_work(&vs->work);
+	}
+	spin_unlock_irq(&vs->lock);
+	return retry;
+}
+
+static void secrets_event(struct secrets_device *vs,
+			  const struct virtio_secrets_event *event)
+{
+	u32 type = le32_to_cpu(event->type);
+	struct secrets_value *value;
+
+	vs->told = max(vs->told, le64_to_cpu(event->epoch));
+	vs->relist = true;
+	if (type == VIRTIO_SECRETS_E_REHYDRATED) {
+		vs->rehydrated = true;
+		return;
+	}
+	if (!secrets_name_valid(event->name) ||
+	    (type != VIRTIO_SECRETS_E_ROTATED &&
+	     type != VIRTIO_SECRETS_E_REVOKED)) {
+		dev_warn_ratelimited(&vs->vdev->dev, "an unknown event\n");
+		return;
+	}
+	secrets_for_each(vs, value) {
+		if (memcmp(value->name, event->name, sizeof(value->name)))
+			continue;
+		if (type == VIRTIO_SECRETS_E_ROTATED)
+			value->rotated = true;
+		else if (!value->error)
+			secrets_retire(value, -EKEYREVOKED);
+	}
+}
+
+static int secrets_event_offer(struct secrets_device *vs,
+			       struct virtio_secrets_event *event)
+{
+	struct scatterlist in;
+
+	memset(event, 0, sizeof(*event));
+	sg_init_one(&in, event, sizeof(*event));
+	return virtqueue_add_inbuf(vs->eventq, &in, 1, event, GFP_KERNEL);
+}
+
+static void secrets_events(struct secrets_device *vs)
+{
+	struct virtio_secrets_event *event;
+	u32 used;
+
+	while ((event = virtqueue_get_buf(vs->eventq, &used))) {
+		if (used >= sizeof(*event))
+			secrets_event(vs, event);
+		/* There is room: it was just taken from there */
+		if (secrets_event_offer(vs, event))
+			dev_err(&vs->vdev->dev, "an event buffer is lost\n");
+		virtqueue_kick(vs->eventq);
+		cond_resched();
+	}
+}
+
+/* Acts on all news there is. -EBUSY: more will come, then it can be done. */
+static int secrets_sync(struct secrets_device *vs)
+{
+	u32 generation;
+	u64 epoch;
+	int err;
+
+	secrets_events(vs);
+	if (vs->relist) {
+		err = secrets_refresh(vs);
+		if (err)
+			return err;
+		vs->relist = false;
+	}
+
+	/* In this order a change between the two costs readers a retry */
+	generation = secrets_generation(vs);
+	virtio_cread_le(vs->vdev, struct virtio_secrets_config, epoch, &epoch);
+	/* The event of the last epoch is still on its way */
+	if (epoch > vs->told)
+		return -EBUSY;
+	spin_lock_irq(&vs->lock);
+	vs->generation = generation;
+	vs->settled = true;
+	epoch = vs->epoch;
+	spin_unlock_irq(&vs->lock);
+	wake_up_all(&vs->wait);
+
+	if (vs->acked == epoch)
+		return 0;
+	vs->acked = epoch;
+	return secrets_ack(vs, epoch);
+}
+
+static int secrets_find_queues(struct secrets_device *vs)
+{
+	struct virtqueue_info infos[] = {
 		{ "requestq", secrets_answered },
 		{ "eventq", secrets_told },
 	};
-	struct virtqueue *queues[2];
-	int ret;
+	struct virtqueue *vqs[ARRAY_SIZE(infos)];
+	int err;
 
-	ret = secrets_find_vqs(vs->vdev, queues, info);
-	if (ret)
-		return ret;
-	vs->requestq = queues[0];
-	vs->eventq = queues[1];
+	err = secrets_find_vqs(vs->vdev, vqs, infos);
+	if (err)
+		return err;
+	mutex_lock(&vs->request_lock);
+	vs->requestq = vqs[0];
+	mutex_unlock(&vs->request_lock);
+	vs->eventq = vqs[1];
 	return 0;
 }
 
-/* Makes the device ready and attaches every secret */
-static int start(struct virtio_secrets *vs)
+/* Resets the device, which wipes all pages it has; ends older versions. */
+static void secrets_stop(struct secrets_device *vs)
 {
-	struct virtio_device *vdev = vs->vdev;
-	unsigned int i, buffers;
-	u64 epoch;
-	int ret;
+	struct secrets_value *value;
 
-	ret = find_queues(vs);
-	if (ret)
-		return ret;
-	/* A GET takes two descriptors besides those of the value */
-	ret = -EINVAL;
-	if (virtqueue_get_vring_size(vs->requestq) < 3)
-		goto err_queues;
-	vs->max_chunks = min_t(unsigned int, SECRETS_MAX_CHUNKS,
-			       virtqueue_get_vring_size(vs->requestq) - 2);
-	virtio_cread_le(vdev, struct virtio_secrets_config, max_value_len,
-			&vs->max_value_len);
-	vs->max_value_len = min(vs->max_value_len, SECRETS_MAX_VALUE);
-	virtio_cread_le(vdev, struct virtio_secrets_config, epoch, &epoch);
-	vs->rehydrated = 0;
-	vs->rotated = false;
-	vs->told_epoch = epoch;
-	WRITE_ONCE(vs->epoch, epoch);
-	vs->stopped = false;
+	spin_lock_irq(&vs->lock);
+	vs->settled = false;
+	spin_unlock_irq(&vs->lock);
 
-	virtio_device_ready(vdev);
-	buffers = min_t(unsigned int, EVENT_BUFFERS,
-			virtqueue_get_vring_size(vs->eventq));
-	for (i = 0; i < buffers; i++)
-		add_event_buffer(vs, &vs->events[i]);
+	if (!vs->eventq)
+		return;
+	mutex_lock(&vs->request_lock);
+	virtio_reset_device(vs->vdev);
+	vs->vdev->config->del_vqs(vs->vdev);
+	secrets_requests_stopped(vs);
+	mutex_unlock(&vs->request_lock);
+	vs->eventq = NULL;
+
+	spin_lock_irq(&vs->lock);
+	list_for_each_entry(value, &vs->values, node) {
+		value->attached = false;
+		value->handle = 0;
+	}
+	list_for_each_entry(value, &vs->released, node)
+		value->attached = false;
+	spin_unlock_irq(&vs->lock);
+	secrets_for_each(vs, value)
+		if (!value->current_value && !value->error)
+			secrets_retire(value, -ESTALE);
+	secrets_reap(vs);
+}
+
+/* The end of all values: readers get @error. */
+static void secrets_end_values(struct secrets_device *vs, int error)
+{
+	struct secrets_value *value;
+
+	secrets_for_each(vs, value) {
+		secrets_retire(value, error);
+		if (value->current_value)
+			secrets_forget(value);
+	}
+}
+
+/* Sets up the queues and attaches all secrets. */
+static int secrets_start(struct secrets_device *vs)
+{
+	unsigned int i;
+	int err;
+
+	err = secrets_find_queues(vs);
+	if (err)
+		return err;
+	for (i = 0; i < min(virtqueue_get_vring_size(vs->eventq),
+			    SECRETS_EVENTS); i++) {
+		err = secrets_event_offer(vs, &vs->events[i]);
+		if (err)
+			goto stop;
+	}
+	virtio_device_ready(vs->vdev);
 	virtqueue_kick(vs->eventq);
 
-	ret = secrets_refresh(vs, 0);
-	if (ret == -EAGAIN) {
-		vs->rotated = true;
-		mod_delayed_work(vs->wq, &vs->event_work, FROZEN_RETRY);
-		ret = 0;
-	}
-	if (ret)
-		goto err_reset;
-	return 0;
-
-err_reset:
-	virtio_reset_device(vdev);
-	mark_stopped(vs);
-	cancel_delayed_work_sync(&vs->event_work);
-	secrets_end_all(vs, ret);
-err_queues:
-	vdev->config->del_vqs(vdev);
-	return ret;
+	vs->told = 0;
+	vs->acked = 0;
+	vs->relist = true;
+	vs->rehydrated = false;
+	err = secrets_sync(vs);
+	if (!err || err == -EBUSY)
+		return 0;
+stop:
+	secrets_stop(vs);
+	return err;
 }
 
-/* Resets the device, which thereby forgets all handles; every read gives @error */
-static void stop(struct virtio_secrets *vs, int error)
+/* What the core does between a reset and the driver, as at the first probe */
+static int secrets_restart(struct secrets_device *vs)
 {
-	virtio_reset_device(vs->vdev);
-	mark_stopped(vs);
-	cancel_delayed_work_sync(&vs->event_work);
-	secrets_end_all(vs, error);
-	/* Whoever was waiting for an answer has left when the lock is free */
-	mutex_lock(&vs->request_lock);
-	vs->vdev->config->del_vqs(vs->vdev);
-	mutex_unlock(&vs->request_lock);
+	struct virtio_device *vdev = vs->vdev;
+	int err;
+
+	secrets_stop(vs);
+	virtio_add_status(vdev, VIRTIO_CONFIG_S_ACKNOWLEDGE);
+	virtio_add_status(vdev, VIRTIO_CONFIG_S_DRIVER);
+	err = vdev->config->finalize_features(vdev);
+	if (err)
+		return err;
+	virtio_add_status(vdev, VIRTIO_CONFIG_S_FEATURES_OK);
+	if (!(vdev->config->get_status(vdev) & VIRTIO_CONFIG_S_FEATURES_OK))
+		return -ENODEV;
+	return secrets_start(vs);
+}
+
+static void secrets_work(struct work_struct *work)
+{
+	struct secrets_device *vs =
+		container_of(work, struct secrets_device, work);
+	struct device *dev = &vs->vdev->dev;
+	int err;
+
+	if (vs->vdev->config->get_status(vs->vdev) &
+	    VIRTIO_CONFIG_S_NEEDS_RESET) {
+		dev_warn(dev, "the device needs a reset\n");
+		err = secrets_restart(vs);
+		if (err) {
+			dev_err(dev, "cannot start it again: %d\n", err);
+			secrets_end_values(vs, -EIO);
+		}
+	} else if (vs->eventq) {
+		err = secrets_sync(vs);
+		if (err && err != -EBUSY)
+			dev_err(dev, "cannot act on news: %d\n", err);
+	}
+	secrets_reap(vs);
+}
+
+static int secrets_validate(struct virtio_device *vdev)
+{
+	/* Ranges are guest-physical addresses, translated by nobody */
+	__virtio_clear_bit(vdev, VIRTIO_F_ACCESS_PLATFORM);
+	return 0;
+}
+
+static void secrets_listen(struct secrets_device *vs, bool listening)
+{
+	spin_lock_irq(&vs->lock);
+	vs->listening = listening;
+	spin_unlock_irq(&vs->lock);
+	if (listening)
+		secrets_kick(vs);
+	else
+		cancel_work_sync(&vs->work);
+}
+
+/* All uses of the device end here; files that are open stay, without values. */
+static void secrets_gone(struct secrets_device *vs)
+{
+	mutex_lock(&secrets_device_lock);
+	secrets_device = NULL;
+	mutex_unlock(&secrets_device_lock);
+
+	secrets_end_values(vs, -ENODEV);
+	spin_lock_irq(&vs->lock);
+	vs->dead = true;
+	spin_unlock_irq(&vs->lock);
+	wake_up_all(&vs->wait);
+	secrets_reap(vs);
+	secrets_device_put(vs);
 }
 
 static int secrets_probe(struct virtio_device *vdev)
 {
-	struct virtio_secrets *vs;
-	int ret;
+	struct secrets_device *vs;
+	int err;
 
+	if (!virtio_has_feature(vdev, VIRTIO_F_VERSION_1))
+		return -ENODEV;
 	vs = kzalloc(sizeof(*vs), GFP_KERNEL);
 	if (!vs)
 		return -ENOMEM;
-	kref_init(&vs->refs);
-	vs->wq = secrets_wq;
+	kref_init(&vs->ref);
 	vs->vdev = vdev;
-	vs->stopped = true;
-	vs->next_ino = 2;
-	spin_lock_init(&vs->vdev_lock);
-	spin_lock_init(&vs->inode_lock);
 	mutex_init(&vs->request_lock);
-	mutex_init(&vs->lock);
-	init_waitqueue_head(&vs->answer_wait);
-	init_waitqueue_head(&vs->epoch_wait);
+	init_completion(&vs->answered);
+	INIT_WORK(&vs->work, secrets_work);
+	spin_lock_init(&vs->lock);
 	INIT_LIST_HEAD(&vs->values);
-	init_llist_head(&vs->released);
-	INIT_DELAYED_WORK(&vs->event_work, secrets_event_work);
-	INIT_WORK(&vs->release_work, secrets_release_work);
+	INIT_LIST_HEAD(&vs->released);
+	init_waitqueue_head(&vs->wait);
+	mutex_init(&vs->sb_lock);
+	/* 1 is the folder's */
+	vs->last_ino = 1;
+	/* Places 0 and 1 in the folder are those of . and .. */
+	vs->last_id = 1;
 	vdev->priv = vs;
 
-	ret = -ENOMEM;
-	vs->request = kmalloc(SECRETS_REQUEST_SIZE, GFP_KERNEL);
-	vs->response = kmalloc(SECRETS_RESPONSE_SIZE, GFP_KERNEL);
-	vs->events = kcalloc(EVENT_BUFFERS, sizeof(*vs->events), GFP_KERNEL);
-	if (!vs->request || !vs->response || !vs->events)
-		goto err_put;
+	vs->events = kcalloc(SECRETS_EVENTS, sizeof(*vs->events), GFP_KERNEL);
+	err = vs->events ? secrets_requests_init(vs) : -ENOMEM;
+	if (err) {
+		secrets_device_put(vs);
+		return err;
+	}
 
-	mutex_lock(&the_device_lock);
-	ret = -EBUSY;
-	if (the_device)
-		goto err_unlock;
-	ret = start(vs);
-	if (ret)
-		goto err_unlock;
-	ret = secrets_dev_register(vs);
-	if (ret)
-		goto err_stop;
-	the_device = vs;
-	mutex_unlock(&the_device_lock);
+	/* One file system, one /dev/secrets: a second device has no place */
+	mutex_lock(&secrets_device_lock);
+	if (secrets_device)
+		err = -EBUSY;
+	else
+		secrets_device = vs;
+	mutex_unlock(&secrets_device_lock);
+	if (err) {
+		secrets_device_put(vs);
+		return err;
+	}
+
+	err = secrets_start(vs);
+	if (err) {
+		dev_err(&vdev->dev, "cannot start: %d\n", err);
+		secrets_gone(vs);
+		return err;
+	}
+	secrets_listen(vs, true);
 	return 0;
-
-err_stop:
-	stop(vs, -ENODEV);
-err_unlock:
-	mutex_unlock(&the_device_lock);
-err_put:
-	vs->vdev = NULL;
-	virtio_secrets_put(vs);
-	return dev_err_probe(&vdev->dev, ret, "no secret can be delivered\n");
 }
 
 static void secrets_remove(struct virtio_device *vdev)
 {
-	struct virtio_secrets *vs = vdev->priv;
+	struct secrets_device *vs = vdev->priv;
 
-	misc_deregister(&vs->misc);
-	mutex_lock(&the_device_lock);
-	the_device = NULL;
-	mutex_unlock(&the_device_lock);
-
-	stop(vs, -ENODEV);
-	spin_lock(&vs->vdev_lock);
-	vs->vdev = NULL;
-	spin_unlock(&vs->vdev_lock);
-	virtio_secrets_put(vs);
+	secrets_listen(vs, false);
+	secrets_stop(vs);
+	secrets_gone(vs);
 }
 
+#ifdef CONFIG_PM_SLEEP
+/* The device's reset wipes the pages: no image of a suspended guest has values. */
 static int secrets_freeze(struct virtio_device *vdev)
 {
-	stop(vdev->priv, -ESTALE);
+	struct secrets_device *vs = vdev->priv;
+
+	secrets_listen(vs, false);
+	secrets_stop(vs);
 	return 0;
 }
 
 static int secrets_restore(struct virtio_device *vdev)
 {
-	return start(vdev->priv);
+	struct secrets_device *vs = vdev->priv;
+	int err = secrets_start(vs);
+
+	if (err)
+		secrets_end_values(vs, -EIO);
+	else
+		secrets_listen(vs, true);
+	return err;
 }
+#endif
 
 static const struct virtio_device_id secrets_ids[] = {
 	{ VIRTIO_ID_SECRETS, VIRTIO_DEV_ANY_ID },
-	{ 0 },
+	{ }
 };
+MODULE_DEVICE_TABLE(virtio, secrets_ids);
 
-static struct virtio_driver virtio_secrets_driver = {
-	.driver.name	= KBUILD_MODNAME,
-	.driver.owner	= THIS_MODULE,
-	.id_table	= secrets_ids,
-	.probe		= secrets_probe,
-	.remove		= secrets_remove,
-	.config_changed	= secrets_config_changed,
-	.freeze		= pm_sleep_ptr(secrets_freeze),
-	.restore	= pm_sleep_ptr(secrets_restore),
+static struct virtio_driver secrets_driver = {
+	.driver.name = KBUILD_MODNAME,
+	.driver.owner = THIS_MODULE,
+	.id_table = secrets_ids,
+	.validate = secrets_validate,
+	.probe = secrets_probe,
+	.remove = secrets_remove,
+	.config_changed = secrets_config_changed,
+#ifdef CONFIG_PM_SLEEP
+	.freeze = secrets_freeze,
+	.restore = secrets_restore,
+#endif
 };
 
 static int __init secrets_init(void)
 {
-	int ret;
+	int err;
 
-	/* Ordered: a value's pages are not freed while events are acted on */
-	secrets_wq = alloc_ordered_workqueue("virtio_secrets", 0);
-	if (!secrets_wq)
-		return -ENOMEM;
-	ret = secretsfs_register();
-	if (ret)
-		goto err_wq;
-	ret = register_virtio_driver(&virtio_secrets_driver);
-	if (ret)
-		goto err_fs;
+	err = secretsfs_init();
+	if (err)
+		return err;
+	err = secrets_dev_init();
+	if (err)
+		goto fs;
+	err = register_virtio_driver(&secrets_driver);
+	if (err)
+		goto dev;
 	return 0;
-
-err_fs:
-	secretsfs_unregister();
-err_wq:
-	destroy_workqueue(secrets_wq);
-	return ret;
+dev:
+	secrets_dev_exit();
+fs:
+	secretsfs_exit();
+	return err;
 }
+module_init(secrets_init);
 
 static void __exit secrets_exit(void)
 {
-	unregister_virtio_driver(&virtio_secrets_driver);
-	secretsfs_unregister();
-	/* Runs what is queued: the last users of values have left them to it */
-	destroy_workqueue(secrets_wq);
+	unregister_virtio_driver(&secrets_driver);
+	secrets_dev_exit();
+	secretsfs_exit();
 }
-
-module_init(secrets_init);
 module_exit(secrets_exit);
 
-MODULE_DEVICE_TABLE(virtio, secrets_ids);
 MODULE_DESCRIPTION("Virtio secrets driver");
 MODULE_LICENSE("GPL");

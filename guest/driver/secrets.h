@@ -54,8 +54,8 @@ struct secrets_get {
 
 /*
  * A value, straight from the host. EMSGSIZE: the buffer is too small; EACCES:
- * refused by the host's policy; EKEYREVOKED; ENOENT: no such secret; EAGAIN:
- * a snapshot is being taken or the value cannot be had now.
+ * refused by the host's policy; EKEYREVOKED; ENOENT: no such secret; EBUSY:
+ * a snapshot is being taken; EAGAIN: the value cannot be had now.
  */
 #define SECRETS_IOC_GET		_IOWR(SECRETS_IOC_MAGIC, 1, struct secrets_get)
 

@@ -1,308 +1,351 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
- * secretsfs: the current values as files.
+ * secretsfs: a folder with a file for each secret, read straight from the
+ * pages that the device fills, never through the page cache.
  *
- * Reads copy straight from the attached pages and mappings show these very
- * pages: no byte of a value enters the page cache. An inode is one version of a
- * secret, so an open file keeps the version it opened; the name finds the new
- * one. A file that is read on after the guest was restored with another
- * value reports ESTALE, never a mixture; read again from its start, it gives
- * the new value.
+ * An inode is one value, not one secret: an open file keeps what it opened,
+ * while the name already finds the next version. Only a restore of the guest
+ * changes a value in place. A file that was open then has to be read again from
+ * its start (ESTALE), so that nobody gets a part of one value and a part of
+ * another. A revoked secret gives EKEYREVOKED; its mappings, SIGBUS.
  */
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/module.h>
 #include <linux/namei.h>
 #include <linux/pagemap.h>
+#include <linux/string.h>
+#include <linux/uio.h>
 
 #include "compat.h"
-#include "internal.h"
+#include "driver.h"
 
-#define SECRETSFS_MAGIC		0x53435254	/* "SCRT" */
-#define ROOT_INO		1
+#define SECRETSFS_MAGIC		0x53454352	/* "SECR" */
+#define SECRETSFS_ROOT_INO	1
 
-/* The inode of a value, with a reference, if there is one */
-static struct inode *get_inode(struct secret_value *value)
+/* The inode of a value, if there is one; the caller holds vs->sb_lock. */
+static struct inode *secretsfs_inode(struct secrets_value *value)
 {
+	struct secrets_device *vs = value->vs;
+
+	lockdep_assert_held(&vs->sb_lock);
+	return vs->sb ? ilookup(vs->sb, value->ino) : NULL;
+}
+
+/*
+ * Removes all mappings of a value whose error is set. A fault that has not
+ * seen the error holds the lock, so what it maps is removed too.
+ */
+void secretsfs_zap(struct secrets_value *value)
+{
+	struct secrets_device *vs = value->vs;
 	struct inode *inode;
 
-	spin_lock(&value->vs->inode_lock);
-	inode = value->inode ? igrab(value->inode) : NULL;
-	spin_unlock(&value->vs->inode_lock);
-	return inode;
+	mutex_lock(&vs->sb_lock);
+	inode = secretsfs_inode(value);
+	if (inode) {
+		filemap_invalidate_lock(inode->i_mapping);
+		unmap_mapping_range(inode->i_mapping, 0, 0, 1);
+		filemap_invalidate_unlock(inode->i_mapping);
+		iput(inode);
+	}
+	mutex_unlock(&vs->sb_lock);
 }
 
-/* Takes the pages out of all mappings; value->error keeps them from returning */
-void secretsfs_zap(struct secret_value *value)
+static void secretsfs_fill_inode(struct inode *inode,
+				 struct secrets_value *value)
 {
-	struct inode *inode = get_inode(value);
-
-	if (!inode)
-		return;
-	filemap_invalidate_lock(inode->i_mapping);
-	unmap_mapping_range(inode->i_mapping, 0, 0, 1);
-	filemap_invalidate_unlock(inode->i_mapping);
-	iput(inode);
+	spin_lock_irq(&value->vs->lock);
+	inode->i_mode = S_IFREG | value->mode;
+	inode->i_uid = value->uid;
+	inode->i_gid = value->gid;
+	secretsfs_set_times(inode, value->time);
+	i_size_write(inode, value->len);
+	spin_unlock_irq(&value->vs->lock);
 }
 
-/* inode_lock orders the writes of i_size among each other */
-void secretsfs_resize(struct secret_value *value)
+/* Shows what has changed in place, the bytes in mappings aside. */
+void secretsfs_update(struct secrets_value *value)
 {
-	spin_lock(&value->vs->inode_lock);
-	if (value->inode)
-		i_size_write(value->inode, value->len);
-	spin_unlock(&value->vs->inode_lock);
+	struct secrets_device *vs = value->vs;
+	struct inode *inode;
+
+	mutex_lock(&vs->sb_lock);
+	inode = secretsfs_inode(value);
+	if (inode) {
+		inode_lock(inode);
+		secretsfs_fill_inode(inode, value);
+		inode_unlock(inode);
+		/* Pages past a new end */
+		unmap_mapping_range(inode->i_mapping, 0, 0, 1);
+		iput(inode);
+	}
+	mutex_unlock(&vs->sb_lock);
 }
 
-static void *rewrites_seen(u32 rewrites)
+static void *secretsfs_rewrites(struct secrets_value *value)
 {
-	return (void *)(uintptr_t)rewrites;
+	return (void *)(uintptr_t)READ_ONCE(value->rewrites);
 }
 
 static int secretsfs_open(struct inode *inode, struct file *file)
 {
-	struct secret_value *value = inode->i_private;
-	u32 epoch;
-	int ret;
+	struct secrets_value *value = inode->i_private;
 
-	ret = virtio_secrets_settle(value->vs, &epoch);
-	if (ret)
-		return ret;
-	/* Found under a name that means another value by now: look again */
-	if (!READ_ONCE(value->current_version))
-		return -EOPENSTALE;
-	file->private_data = rewrites_seen(READ_ONCE(value->rewrites));
-	return 0;
+	file->private_data = secretsfs_rewrites(value);
+	return READ_ONCE(value->error);
+}
+
+static ssize_t secretsfs_copy(struct secrets_value *value, loff_t pos,
+			      struct iov_iter *to)
+{
+	loff_t len = READ_ONCE(value->len);
+	ssize_t copied = 0;
+
+	while (pos < len && iov_iter_count(to)) {
+		size_t offset = offset_in_page(pos);
+		size_t part = min_t(loff_t, PAGE_SIZE - offset, len - pos);
+		size_t done;
+
+		part = min(part, iov_iter_count(to));
+		/* A copy, even into a pipe: the page itself must not go there */
+		done = copy_to_iter(page_address(value->pages[pos >> PAGE_SHIFT]) +
+				    offset, part, to);
+		copied += done;
+		pos += done;
+		if (done < part)
+			return copied ?: -EFAULT;
+	}
+	return copied;
 }
 
 static ssize_t secretsfs_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
 	struct file *file = iocb->ki_filp;
-	struct secret_value *value = file_inode(file)->i_private;
-	size_t wanted, done;
-	u32 epoch, len;
+	struct secrets_value *value = file_inode(file)->i_private;
+	ssize_t copied = 0;
+	u32 generation;
 	void *rewrites;
-	int ret;
+	int err;
 
-	for (;;) {
-		ret = virtio_secrets_settle(value->vs, &epoch);
-		if (!ret)
-			ret = READ_ONCE(value->error);
-		if (ret)
-			return ret;
-		rewrites = rewrites_seen(READ_ONCE(value->rewrites));
+	do {
+		if (copied > 0)
+			iov_iter_revert(to, copied);
+		err = secrets_read_begin(value->vs, &generation);
+		if (!err)
+			err = READ_ONCE(value->error);
+		if (err)
+			return err;
+		rewrites = secretsfs_rewrites(value);
 		if (!iocb->ki_pos)
 			WRITE_ONCE(file->private_data, rewrites);
 		else if (READ_ONCE(file->private_data) != rewrites)
 			return -ESTALE;
+		copied = secretsfs_copy(value, iocb->ki_pos, to);
+	} while (secrets_read_retry(value->vs, generation));
 
-		len = READ_ONCE(value->len);
-		wanted = iocb->ki_pos < len ?
-			 min_t(size_t, len - iocb->ki_pos, iov_iter_count(to)) :
-			 0;
-		done = secret_pages_copy(&value->pages, iocb->ki_pos, wanted,
-					 to);
-		/* In the same epoch these were the bytes of one value */
-		if (epoch == virtio_secrets_epoch(value->vs) &&
-		    !READ_ONCE(value->error))
-			break;
-		iov_iter_revert(to, done);
-	}
-	iocb->ki_pos += done;
-	return done || !wanted ? done : -EFAULT;
+	if (copied > 0)
+		iocb->ki_pos += copied;
+	return copied;
 }
 
 static vm_fault_t secretsfs_fault(struct vm_fault *vmf)
 {
 	struct inode *inode = file_inode(vmf->vma->vm_file);
-	struct secret_value *value = inode->i_private;
-	const struct secret_pages *pages = &value->pages;
+	struct secrets_value *value = inode->i_private;
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 
 	filemap_invalidate_lock_shared(inode->i_mapping);
 	if (!READ_ONCE(value->error) &&
-	    vmf->pgoff < DIV_ROUND_UP(READ_ONCE(value->len), PAGE_SIZE)) {
-		pgoff_t mask = (1UL << pages->order) - 1;
-		struct page *chunk = pages->chunks[vmf->pgoff >> pages->order];
-
+	    vmf->pgoff < DIV_ROUND_UP(READ_ONCE(value->len), PAGE_SIZE))
 		ret = vmf_insert_pfn(vmf->vma, vmf->address,
-				     page_to_pfn(chunk) + (vmf->pgoff & mask));
-	}
+				     page_to_pfn(value->pages[vmf->pgoff]));
 	filemap_invalidate_unlock_shared(inode->i_mapping);
 	return ret;
 }
 
 static const struct vm_operations_struct secretsfs_vm_ops = {
-	.fault	= secretsfs_fault,
+	.fault = secretsfs_fault,
 };
 
 static int secretsfs_mmap(struct file *file, struct vm_area_struct *vma)
 {
-	const vm_flags_t set = VM_PFNMAP | VM_IO | VM_DONTEXPAND | VM_DONTDUMP;
-	/* A page inserted by number must never be copied on write */
-	const vm_flags_t clear = VM_MAYWRITE | VM_MAYEXEC;
-
 	if (vma->vm_flags & (VM_WRITE | VM_EXEC))
 		return -EACCES;
-	vm_flags_mod(vma, set, clear);
+	/* Without MAYWRITE a private mapping is none that copies on write */
+	vm_flags_mod(vma, VM_PFNMAP | VM_IO | VM_DONTDUMP | VM_DONTEXPAND,
+		     VM_MAYWRITE | VM_MAYEXEC);
 	vma->vm_ops = &secretsfs_vm_ops;
 	return 0;
 }
 
-static const struct file_operations secretsfs_file_ops = {
-	.owner		= THIS_MODULE,
-	.open		= secretsfs_open,
-	.llseek		= generic_file_llseek,
-	.read_iter	= secretsfs_read_iter,
-	.splice_read	= copy_splice_read,
-	.mmap		= secretsfs_mmap,
+static const struct file_operations secretsfs_file_operations = {
+	.owner = THIS_MODULE,
+	.open = secretsfs_open,
+	.llseek = generic_file_llseek,
+	.read_iter = secretsfs_read_iter,
+	.splice_read = copy_splice_read,
+	.mmap = secretsfs_mmap,
 };
 
-static struct inode *new_secretsfs_inode(struct super_block *sb, u64 ino,
-					 umode_t mode)
-{
-	struct inode *inode = new_inode(sb);
+static const struct inode_operations secretsfs_file_inode_operations = {
+};
 
-	if (!inode)
-		return NULL;
-	inode->i_ino = ino;
-	inode->i_mode = mode;
-	simple_inode_init_ts(inode);
-	return inode;
-}
-
-static struct dentry *secretsfs_lookup(struct inode *dir,
-				       struct dentry *dentry,
+static struct dentry *secretsfs_lookup(struct inode *dir, struct dentry *dentry,
 				       unsigned int flags)
 {
-	struct virtio_secrets *vs = dir->i_sb->s_fs_info;
-	struct secret_value *value = secrets_find(vs, dentry->d_name.name);
-	struct inode *inode = NULL;
+	struct secrets_device *vs = dir->i_sb->s_fs_info;
+	u8 name[SECRETS_NAME_SIZE] = {};
+	struct secrets_value *value;
+	struct inode *inode;
 
-	if (value) {
-		inode = new_secretsfs_inode(dir->i_sb, value->ino,
-					    S_IFREG | value->mode);
-		if (!inode) {
-			secret_value_put(value);
-			return ERR_PTR(-ENOMEM);
-		}
-		inode->i_uid = value->uid;
-		inode->i_gid = value->gid;
-		inode->i_fop = &secretsfs_file_ops;
+	if (dentry->d_name.len >= sizeof(name))
+		return NULL;
+	memcpy(name, dentry->d_name.name, dentry->d_name.len);
+	value = secrets_current(vs, name);
+	if (!value)
+		return NULL;
+
+	inode = iget_locked(dir->i_sb, value->ino);
+	if (!inode) {
+		secrets_value_put(value);
+		return ERR_PTR(-ENOMEM);
+	}
+	if (inode->i_state & I_NEW) {
+		inode->i_op = &secretsfs_file_inode_operations;
+		inode->i_fop = &secretsfs_file_operations;
+		secretsfs_fill_inode(inode, value);
+		/* Until the inode is evicted */
 		inode->i_private = value;
-		spin_lock(&vs->inode_lock);
-		value->inode = inode;
-		spin_unlock(&vs->inode_lock);
-		secretsfs_resize(value);
+		unlock_new_inode(inode);
+	} else {
+		secrets_value_put(value);
 	}
 	return d_splice_alias(inode, dentry);
 }
 
-static int secretsfs_iterate(struct file *file, struct dir_context *ctx)
+static int secretsfs_readdir(struct file *file, struct dir_context *ctx)
 {
-	struct virtio_secrets *vs = file_inode(file)->i_sb->s_fs_info;
-	struct secret_value *value;
-	bool more = true;
+	struct secrets_device *vs = file_inode(file)->i_sb->s_fs_info;
 
 	if (!dir_emit_dots(file, ctx))
 		return 0;
-	/* Positions after the dots are inode numbers */
-	while (more && (value = secrets_next(vs, ctx->pos))) {
-		more = dir_emit(ctx, value->name, strlen(value->name),
-				value->ino, DT_REG);
-		if (more)
-			ctx->pos = value->ino + 1;
-		secret_value_put(value);
+	for (;;) {
+		struct secrets_value *value, *next = NULL;
+		u8 name[SECRETS_NAME_SIZE];
+		u64 ino;
+
+		spin_lock_irq(&vs->lock);
+		list_for_each_entry(value, &vs->values, node)
+			if (value->current_value && value->id >= ctx->pos &&
+			    (!next || value->id < next->id))
+				next = value;
+		if (next) {
+			memcpy(name, next->name, sizeof(name));
+			ino = next->ino;
+			ctx->pos = next->id;
+		}
+		spin_unlock_irq(&vs->lock);
+		if (!next ||
+		    !dir_emit(ctx, name, strlen(name), ino, DT_REG))
+			return 0;
+		ctx->pos++;
 	}
-	return 0;
 }
 
-static const struct inode_operations secretsfs_dir_inode_ops = {
-	.lookup		= secretsfs_lookup,
+static const struct file_operations secretsfs_dir_operations = {
+	.owner = THIS_MODULE,
+	.llseek = generic_file_llseek,
+	.read = generic_read_dir,
+	.iterate_shared = secretsfs_readdir,
 };
 
-static const struct file_operations secretsfs_dir_ops = {
-	.owner		= THIS_MODULE,
-	.llseek		= generic_file_llseek,
-	.read		= generic_read_dir,
-	.iterate_shared	= secretsfs_iterate,
+static const struct inode_operations secretsfs_dir_inode_operations = {
+	.lookup = secretsfs_lookup,
 };
 
+/* Names are looked up anew, but for those of files in use. */
 static int secretsfs_revalidate(struct dentry *dentry, unsigned int flags)
 {
-	const struct secret_value *value;
+	struct inode *inode;
+	struct secrets_value *value;
 
 	if (flags & LOOKUP_RCU)
 		return -ECHILD;
-	if (d_is_negative(dentry))
+	inode = d_inode(dentry);
+	if (!inode)
 		return 0;
-	value = d_inode(dentry)->i_private;
-	return READ_ONCE(value->current_version);
+	if (S_ISDIR(inode->i_mode))
+		return 1;
+	value = inode->i_private;
+	return READ_ONCE(value->current_value);
 }
 
-/* No dentry outlives its users, and so no inode and no value does */
-static const struct dentry_operations secretsfs_dentry_ops = {
-	.d_revalidate	= secretsfs_revalidate,
-	.d_delete	= always_delete_dentry,
+static const struct dentry_operations secretsfs_dentry_operations = {
+	.d_revalidate = secretsfs_revalidate,
+	.d_delete = always_delete_dentry,
 };
 
 static void secretsfs_evict_inode(struct inode *inode)
 {
-	struct secret_value *value = inode->i_private;
+	struct secrets_value *value = inode->i_private;
 
 	truncate_inode_pages_final(&inode->i_data);
 	clear_inode(inode);
-	if (!value)
-		return;
-	spin_lock(&value->vs->inode_lock);
-	if (value->inode == inode)
-		value->inode = NULL;
-	spin_unlock(&value->vs->inode_lock);
-	secret_value_put(value);
+	if (value)
+		secrets_value_put(value);
 }
 
-static const struct super_operations secretsfs_super_ops = {
-	.statfs		= simple_statfs,
-	.drop_inode	= generic_delete_inode,
-	.evict_inode	= secretsfs_evict_inode,
+static const struct super_operations secretsfs_super_operations = {
+	.statfs = simple_statfs,
+	.drop_inode = generic_delete_inode,
+	.evict_inode = secretsfs_evict_inode,
 };
 
 static int secretsfs_fill_super(struct super_block *sb, struct fs_context *fc)
 {
-	struct virtio_secrets *vs = sb->s_fs_info;
+	struct secrets_device *vs = sb->s_fs_info;
+	struct timespec64 now;
 	struct inode *root;
 
-	kref_get(&vs->refs);
+	sb->s_flags |= SB_RDONLY;
+	sb->s_iflags |= SB_I_NOEXEC | SB_I_NODEV;
 	sb->s_maxbytes = MAX_LFS_FILESIZE;
 	sb->s_blocksize = PAGE_SIZE;
 	sb->s_blocksize_bits = PAGE_SHIFT;
 	sb->s_magic = SECRETSFS_MAGIC;
-	sb->s_op = &secretsfs_super_ops;
-	sb->s_d_op = &secretsfs_dentry_ops;
+	sb->s_op = &secretsfs_super_operations;
+	sb->s_d_op = &secretsfs_dentry_operations;
 	sb->s_time_gran = 1;
-	sb->s_iflags |= SB_I_NOEXEC | SB_I_NODEV;
 
-	root = new_secretsfs_inode(sb, ROOT_INO, S_IFDIR | 0555);
+	root = new_inode(sb);
 	if (!root)
 		return -ENOMEM;
+	root->i_ino = SECRETSFS_ROOT_INO;
+	root->i_mode = S_IFDIR | 0555;
 	set_nlink(root, 2);
-	root->i_op = &secretsfs_dir_inode_ops;
-	root->i_fop = &secretsfs_dir_ops;
+	ktime_get_real_ts64(&now);
+	secretsfs_set_times(root, now);
+	root->i_op = &secretsfs_dir_inode_operations;
+	root->i_fop = &secretsfs_dir_operations;
 	sb->s_root = d_make_root(root);
-	return sb->s_root ? 0 : -ENOMEM;
+	if (!sb->s_root)
+		return -ENOMEM;
+
+	mutex_lock(&vs->sb_lock);
+	vs->sb = sb;
+	mutex_unlock(&vs->sb_lock);
+	return 0;
 }
 
+/* All mounts of a device are the same file system. */
 static int secretsfs_get_tree(struct fs_context *fc)
 {
-	struct virtio_secrets *vs = virtio_secrets_get();
-	int ret;
+	struct secrets_device *vs = secrets_device_get();
 
 	if (!vs)
-		return -ENODEV;
-	/* All mounts of one device show one file system */
-	ret = get_tree_keyed(fc, secretsfs_fill_super, vs);
-	virtio_secrets_put(vs);
-	return ret;
+		return -ENXIO;
+	return get_tree_keyed(fc, secretsfs_fill_super, vs);
 }
 
 static int secretsfs_reconfigure(struct fs_context *fc)
@@ -311,40 +354,50 @@ static int secretsfs_reconfigure(struct fs_context *fc)
 	return 0;
 }
 
-static const struct fs_context_operations secretsfs_context_ops = {
-	.get_tree	= secretsfs_get_tree,
-	.reconfigure	= secretsfs_reconfigure,
+static void secretsfs_free_fc(struct fs_context *fc)
+{
+	/* Unless a new file system has taken it over */
+	if (fc->s_fs_info)
+		secrets_device_put(fc->s_fs_info);
+}
+
+static const struct fs_context_operations secretsfs_context_operations = {
+	.get_tree = secretsfs_get_tree,
+	.reconfigure = secretsfs_reconfigure,
+	.free = secretsfs_free_fc,
 };
 
 static int secretsfs_init_fs_context(struct fs_context *fc)
 {
-	fc->sb_flags |= SB_RDONLY | SB_NOSUID | SB_NODEV | SB_NOEXEC;
-	fc->ops = &secretsfs_context_ops;
+	fc->ops = &secretsfs_context_operations;
 	return 0;
 }
 
 static void secretsfs_kill_sb(struct super_block *sb)
 {
-	struct virtio_secrets *vs = sb->s_fs_info;
+	struct secrets_device *vs = sb->s_fs_info;
 
+	mutex_lock(&vs->sb_lock);
+	vs->sb = NULL;
+	mutex_unlock(&vs->sb_lock);
 	kill_anon_super(sb);
-	virtio_secrets_put(vs);
+	secrets_device_put(vs);
 }
 
 static struct file_system_type secretsfs_type = {
-	.owner			= THIS_MODULE,
-	.name			= "secretsfs",
-	.init_fs_context	= secretsfs_init_fs_context,
-	.kill_sb		= secretsfs_kill_sb,
+	.owner = THIS_MODULE,
+	.name = "secretsfs",
+	.init_fs_context = secretsfs_init_fs_context,
+	.kill_sb = secretsfs_kill_sb,
 };
 MODULE_ALIAS_FS("secretsfs");
 
-int secretsfs_register(void)
+int __init secretsfs_init(void)
 {
 	return register_filesystem(&secretsfs_type);
 }
 
-void secretsfs_unregister(void)
+void secretsfs_exit(void)
 {
 	unregister_filesystem(&secretsfs_type);
 }

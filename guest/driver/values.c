@@ -1,351 +1,337 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
- * Values in attached pages, and which of them is current.
- *
- * A name without a current value has no file: refused, revoked, unavailable.
- * A value lives until nothing uses it; then its handle is detached and its
- * pages are wiped and freed, by a worker, since the last user may be in a place
- * where no request can be made.
+ * Values: pages that the device fills, and which of them a name finds.
  */
-#include <linux/fs.h>
+#include <linux/gfp.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
-#include "internal.h"
+#include "driver.h"
 
-static void secret_pages_wipe(const struct secret_pages *pages)
+/* A value can grow between the list that tells its length and ATTACH */
+#define SECRETS_ATTACH_TRIES	4
+
+static void secrets_value_release(struct kref *ref)
 {
-	unsigned int i;
+	struct secrets_value *value =
+		container_of(ref, struct secrets_value, ref);
+	struct secrets_device *vs = value->vs;
+	unsigned long flags;
+	bool dead;
 
-	for (i = 0; i < pages->count; i++)
-		memzero_explicit(page_address(pages->chunks[i]),
-				 PAGE_SIZE << pages->order);
+	spin_lock_irqsave(&vs->lock, flags);
+	list_move_tail(&value->node, &vs->released);
+	dead = vs->dead;
+	spin_unlock_irqrestore(&vs->lock, flags);
+	if (dead)
+		secrets_reap(vs);
+	else
+		secrets_kick(vs);
 }
 
-void secret_pages_free(struct secret_pages *pages)
+void secrets_value_put(struct secrets_value *value)
 {
-	unsigned int i;
-
-	secret_pages_wipe(pages);
-	for (i = 0; i < pages->count; i++)
-		__free_pages(pages->chunks[i], pages->order);
-	pages->count = 0;
+	kref_put(&value->ref, secrets_value_release);
 }
 
-int secret_pages_alloc(struct virtio_secrets *vs, struct secret_pages *pages,
-		       size_t len)
+/* The value after @value, or the first, with a reference; puts @value. */
+struct secrets_value *secrets_next(struct secrets_device *vs,
+				   struct secrets_value *value)
 {
-	/* At least one byte: the order of nothing is not defined */
-	size_t chunk_size = DIV_ROUND_UP(max_t(size_t, len, 1), vs->max_chunks);
+	struct secrets_value *next;
 
-	pages->count = 0;
-	pages->order = get_order(chunk_size);
-	while (secret_pages_size(pages) < len) {
-		struct page *chunk = alloc_pages(GFP_KERNEL | __GFP_ZERO |
-						 __GFP_NOWARN, pages->order);
-
-		if (!chunk) {
-			secret_pages_free(pages);
-			return -ENOMEM;
-		}
-		pages->chunks[pages->count++] = chunk;
-	}
-	return 0;
-}
-
-/* Copies bytes that lie within the pages; returns how many could be written */
-size_t secret_pages_copy(const struct secret_pages *pages, size_t offset,
-			 size_t len, struct iov_iter *to)
-{
-	const size_t chunk_size = PAGE_SIZE << pages->order;
-	size_t done = 0;
-
-	while (done < len) {
-		size_t at = (offset + done) & (chunk_size - 1);
-		size_t part = min(len - done, chunk_size - at);
-		struct page *chunk =
-			pages->chunks[(offset + done) / chunk_size];
-		size_t copied = copy_to_iter(page_address(chunk) + at, part,
-					     to);
-
-		done += copied;
-		if (copied < part)
-			break;
-	}
-	return done;
-}
-
-static void secret_value_release(struct kref *refs)
-{
-	struct secret_value *value =
-		container_of(refs, struct secret_value, refs);
-
-	llist_add(&value->released, &value->vs->released);
-	queue_work(value->vs->wq, &value->vs->release_work);
-}
-
-void secret_value_put(struct secret_value *value)
-{
-	kref_put(&value->refs, secret_value_release);
-}
-
-void secrets_release_work(struct work_struct *work)
-{
-	struct virtio_secrets *vs =
-		container_of(work, struct virtio_secrets, release_work);
-	struct secret_value *value, *next;
-	struct llist_node *all = llist_del_all(&vs->released);
-
-	llist_for_each_entry_safe(value, next, all, released) {
-		mutex_lock(&vs->lock);
-		list_del(&value->link);
-		mutex_unlock(&vs->lock);
-		/*
-		 * If the request fails the device has been reset or has
-		 * stopped, and does not write these pages either.
-		 */
-		secrets_request_detach(vs, value->handle);
-		secret_pages_free(&value->pages);
-		kfree(value);
-		virtio_secrets_put(vs);
-	}
-}
-
-static struct secret_value *find_locked(struct virtio_secrets *vs,
-					const char *name)
-{
-	struct secret_value *value;
-
-	list_for_each_entry(value, &vs->values, link)
-		if (value->current_version && !strcmp(value->name, name))
-			return value;
-	return NULL;
-}
-
-/* The current value of a name, with a reference, or NULL */
-struct secret_value *secrets_find(struct virtio_secrets *vs, const char *name)
-{
-	struct secret_value *value;
-
-	mutex_lock(&vs->lock);
-	value = find_locked(vs, name);
+	spin_lock_irq(&vs->lock);
+	next = value ?: list_entry(&vs->values, struct secrets_value, node);
+	list_for_each_entry_continue(next, &vs->values, node)
+		if (kref_get_unless_zero(&next->ref))
+			goto found;
+	next = NULL;
+found:
+	spin_unlock_irq(&vs->lock);
 	if (value)
-		kref_get(&value->refs);
-	mutex_unlock(&vs->lock);
+		secrets_value_put(value);
+	return next;
+}
+
+/* The value that @name finds, with a reference, or NULL. */
+struct secrets_value *secrets_current(struct secrets_device *vs,
+				      const u8 *name)
+{
+	struct secrets_value *value;
+
+	spin_lock_irq(&vs->lock);
+	list_for_each_entry(value, &vs->values, node) {
+		if (value->current_value &&
+		    !memcmp(value->name, name, sizeof(value->name))) {
+			kref_get(&value->ref);
+			goto out;
+		}
+	}
+	value = NULL;
+out:
+	spin_unlock_irq(&vs->lock);
 	return value;
 }
 
-/* The first current value from inode number @ino on, with a reference */
-struct secret_value *secrets_next(struct virtio_secrets *vs, u64 ino)
+static void secrets_value_free(struct secrets_value *value)
 {
-	struct secret_value *value, *found = NULL;
+	unsigned int i;
 
-	mutex_lock(&vs->lock);
-	list_for_each_entry(value, &vs->values, link) {
-		if (value->current_version && value->ino >= ino) {
-			kref_get(&value->refs);
-			found = value;
-			break;
+	for (i = 0; i < value->page_count; i++) {
+		memzero_explicit(page_address(value->pages[i]), PAGE_SIZE);
+		__free_page(value->pages[i]);
+	}
+	kfree(value);
+}
+
+/* Frees what has been released, but for pages that the device may write. */
+void secrets_reap(struct secrets_device *vs)
+{
+	struct secrets_value *value, *next;
+	LIST_HEAD(released);
+
+	spin_lock_irq(&vs->lock);
+	list_splice_init(&vs->released, &released);
+	spin_unlock_irq(&vs->lock);
+	list_for_each_entry_safe(value, next, &released, node) {
+		if (value->attached)
+			secrets_detach(vs, value);
+		if (!value->attached) {
+			list_del(&value->node);
+			secrets_value_free(value);
 		}
 	}
-	mutex_unlock(&vs->lock);
-	return found;
+	spin_lock_irq(&vs->lock);
+	list_splice(&released, &vs->released);
+	spin_unlock_irq(&vs->lock);
 }
 
-/* The name no longer stands for this value; open files keep it */
-static void retire(struct secret_value *value)
+/* Ends every use of a value: reads fail with @error, mappings are gone. */
+void secrets_retire(struct secrets_value *value, int error)
 {
-	WRITE_ONCE(value->current_version, false);
-	secret_value_put(value);
-}
-
-/* Nothing can read this value any more, through whatever file or mapping */
-static void end_value(struct secret_value *value, int error)
-{
-	if (value->error)
-		return;
 	WRITE_ONCE(value->error, error);
 	secretsfs_zap(value);
+	if (value->attached)
+		secrets_detach(value->vs, value);
 }
 
-/* Attaches fresh pages and makes them what the name stands for */
-static int attach(struct virtio_secrets *vs, const struct secrets_entry *entry)
+/* Its name does not find it any more. Files that opened it keep it. */
+void secrets_forget(struct secrets_value *value)
 {
-	struct secret_value *value;
-	u32 len = entry->value_len;
-	int ret;
+	spin_lock_irq(&value->vs->lock);
+	value->current_value = false;
+	spin_unlock_irq(&value->vs->lock);
+	secrets_value_put(value);
+}
 
-	value = kzalloc(sizeof(*value), GFP_KERNEL);
-	if (!value)
-		return -ENOMEM;
-	memcpy(value->name, entry->name, sizeof(value->name));
+static void secrets_owner(struct secrets_value *value,
+			  const struct secrets_entry *entry)
+{
 	value->uid = make_kuid(&init_user_ns, entry->uid);
 	value->gid = make_kgid(&init_user_ns, entry->gid);
 	value->mode = entry->mode;
-	ret = -EPROTO;
-	if (!uid_valid(value->uid) || !gid_valid(value->gid))
-		goto err_value;
+}
 
-	/* A longer value may take the listed one's place before it is attached */
-	do {
-		size_t size;
+/* A value with zeroed pages for @len bytes, to be attached. */
+static struct secrets_value *secrets_value_new(struct secrets_device *vs,
+					       const struct secrets_entry *entry,
+					       u32 len)
+{
+	unsigned int count = DIV_ROUND_UP(len, PAGE_SIZE);
+	struct secrets_value *value;
 
-		ret = secret_pages_alloc(vs, &value->pages, len);
-		if (ret)
-			goto err_value;
-		size = secret_pages_size(&value->pages);
-		ret = secrets_request_attach(vs, value->name, &value->pages,
-					     &value->handle, &len,
-					     &value->version);
-		if (ret)
-			secret_pages_free(&value->pages);
-		if (ret == -EMSGSIZE && (len <= size || len > vs->max_value_len))
-			ret = -EPROTO;
-	} while (ret == -EMSGSIZE);
-	if (ret)
-		goto err_value;
-
-	ret = -EPROTO;
-	if (!value->handle || !len || len > secret_pages_size(&value->pages))
-		goto err_handle;
-	value->len = len;
-	value->ino = vs->next_ino++;
-	value->current_version = true;
-	kref_init(&value->refs);
-	kref_get(&vs->refs);
+	if (count == 0 || count > SECRETS_MAX_PAGES)
+		return ERR_PTR(-EFBIG);
+	value = kzalloc(struct_size(value, pages, count), GFP_KERNEL);
+	if (!value)
+		return ERR_PTR(-ENOMEM);
+	kref_init(&value->ref);
 	value->vs = vs;
-	list_add_tail(&value->link, &vs->values);
-	return 0;
+	value->ino = ++vs->last_ino;
+	value->listed = true;
+	memcpy(value->name, entry->name, sizeof(value->name));
+	secrets_owner(value, entry);
+	while (value->page_count < count) {
+		struct page *page = alloc_page(GFP_KERNEL | __GFP_ZERO);
 
-err_handle:
-	secrets_request_detach(vs, value->handle);
-	secret_pages_free(&value->pages);
-err_value:
-	kfree(value);
-	return ret;
-}
-
-static const struct secrets_entry *find_entry(const struct secrets_listing *list,
-					      const char *name)
-{
-	unsigned int i;
-
-	for (i = 0; i < list->count; i++)
-		if (!strcmp(list->entries[i].name, name))
-			return &list->entries[i];
-	return NULL;
-}
-
-/*
- * The guest was restored: the host has filled the pages with the secret's
- * current value. It is the one in @entry unless the list is of a later epoch.
- */
-static void rewritten(struct secret_value *value,
-		      const struct secrets_entry *entry, bool later)
-{
-	if (value->error)
-		return;
-	if (!entry) {
-		end_value(value, -EKEYREVOKED);
-		return;
+		if (!page) {
+			secrets_value_free(value);
+			return ERR_PTR(-ENOMEM);
+		}
+		value->pages[value->page_count++] = page;
 	}
-	if (entry->version == value->version && entry->value_len == value->len)
-		return;
-	if (later || entry->value_len > secret_pages_size(&value->pages)) {
-		end_value(value, -ESTALE);
-		return;
-	}
-	value->version = entry->version;
-	WRITE_ONCE(value->len, entry->value_len);
-	WRITE_ONCE(value->rewrites, value->rewrites + 1);
-	secretsfs_resize(value);
+	spin_lock_irq(&vs->lock);
+	list_add_tail(&value->node, &vs->values);
+	spin_unlock_irq(&vs->lock);
+	return value;
 }
 
-static bool is_listed_as(const struct secret_value *value,
+static struct secrets_value *secrets_value_attach(struct secrets_device *vs,
+						  const struct secrets_entry *entry)
+{
+	struct secrets_value *value;
+	u32 len = entry->value_len;
+	int tries, err;
+
+	for (tries = 0; tries < SECRETS_ATTACH_TRIES; tries++) {
+		value = secrets_value_new(vs, entry, len);
+		if (IS_ERR(value))
+			return value;
+		err = secrets_attach(vs, value, &len);
+		if (!err)
+			return value;
+		secrets_value_put(value);
+		if (err != -EMSGSIZE)
+			return ERR_PTR(err);
+	}
+	return ERR_PTR(-EAGAIN);
+}
+
+/* Attaches fresh pages and makes them what the secret's name finds. */
+static int secrets_renew(struct secrets_device *vs, struct secrets_value *old,
 			 const struct secrets_entry *entry)
 {
-	return !value->error && value->version == entry->version &&
-	       value->len == entry->value_len && value->mode == entry->mode &&
-	       from_kuid(&init_user_ns, value->uid) == entry->uid &&
-	       from_kgid(&init_user_ns, value->gid) == entry->gid;
+	struct secrets_value *value = secrets_value_attach(vs, entry);
+	int err;
+
+	if (IS_ERR(value)) {
+		err = PTR_ERR(value);
+		/* This one secret is not to be had; those are no answers */
+		if (err == -EBUSY || err == -ENODEV || err == -EIO ||
+		    err == -ETIMEDOUT)
+			return err;
+		dev_warn(&vs->vdev->dev, "no value for the secret %s: %pe\n",
+			 entry->name, value);
+		return 0;
+	}
+	value->id = old ? old->id : ++vs->last_id;
+	spin_lock_irq(&vs->lock);
+	if (old)
+		old->current_value = false;
+	value->current_value = true;
+	spin_unlock_irq(&vs->lock);
+	/* The reference that being found held */
+	if (old)
+		secrets_value_put(old);
+	return 0;
 }
 
-/*
- * Makes the current values those that the host lists. @rehydrated is the epoch
- * at which the host last wrote all pages anew, or 0 if it did not. -EAGAIN: the
- * device is frozen; call again.
- */
-int secrets_refresh(struct virtio_secrets *vs, u64 rehydrated)
+/* The host has put this into the pages of @value. */
+static void secrets_refilled(struct secrets_value *value,
+			     const struct secrets_entry *entry)
 {
-	struct secrets_listing list;
-	struct secret_value *value, *next;
-	unsigned int i;
-	int ret;
+	spin_lock_irq(&value->vs->lock);
+	value->version = entry->version;
+	WRITE_ONCE(value->len, entry->value_len);
+	secrets_owner(value, entry);
+	ktime_get_real_ts64(&value->time);
+	WRITE_ONCE(value->rewrites, value->rewrites + 1);
+	spin_unlock_irq(&value->vs->lock);
+	secretsfs_update(value);
+}
 
-	ret = secrets_request_list(vs, &list);
-	if (ret)
-		return ret;
+/* After a restore all attached pages of a secret hold its value of then. */
+static void secrets_rehydrated(struct secrets_device *vs,
+			       const struct secrets_entry *entry)
+{
+	struct secrets_value *value;
 
-	mutex_lock(&vs->lock);
-	list_for_each_entry_safe(value, next, &vs->values, link) {
-		const struct secrets_entry *entry =
-			find_entry(&list, value->name);
-
-		if (rehydrated)
-			rewritten(value, entry, list.epoch != rehydrated);
-		if (!entry && value->current_version)
-			retire(value);
-	}
-	for (i = 0; i < list.count; i++) {
-		const struct secrets_entry *entry = &list.entries[i];
-		int err;
-
-		value = find_locked(vs, entry->name);
-		if (value && is_listed_as(value, entry))
+	secrets_for_each(vs, value) {
+		if (value->error || !value->attached ||
+		    memcmp(value->name, entry->name, sizeof(value->name)))
 			continue;
-		err = attach(vs, entry);
-		if (err == -EAGAIN || err == -EIO) {
-			ret = err;
-			break;
-		}
-		if (err)
-			dev_warn(&vs->vdev->dev, "%s is not available: %pe\n",
-				 entry->name, ERR_PTR(err));
-		if (value)
-			retire(value);
+		/*
+		 * Rotated since: how much of the pages the value of then takes
+		 * is not known.
+		 */
+		if (value->rotated ||
+		    entry->value_len > value->page_count * PAGE_SIZE)
+			secrets_retire(value, -ESTALE);
+		else
+			secrets_refilled(value, entry);
 	}
-	mutex_unlock(&vs->lock);
-	kvfree(list.entries);
-	return ret;
 }
 
-/* The host has wiped every page of this secret */
-void secrets_revoke(struct virtio_secrets *vs, const char *name)
+/* Pages that a reset wiped are filled again, with what the secret is now. */
+static int secrets_reattach(struct secrets_device *vs,
+			    struct secrets_value *value,
+			    const struct secrets_entry *entry)
 {
-	struct secret_value *value;
+	struct secrets_entry now = *entry;
+	int err = secrets_attach(vs, value, &now.value_len);
 
-	mutex_lock(&vs->lock);
-	list_for_each_entry(value, &vs->values, link) {
-		if (strcmp(value->name, name))
+	if (err)
+		return err;
+	now.version = value->version;
+	secrets_refilled(value, &now);
+	return 0;
+}
+
+/* Makes the current value of a secret what a new list says. */
+static int secrets_reconcile(struct secrets_device *vs,
+			     const struct secrets_entry *entry)
+{
+	struct secrets_value *value = secrets_current(vs, entry->name);
+	int err = 0;
+
+	if (value && value->listed) {
+		dev_warn(&vs->vdev->dev, "the secret %s is declared twice\n",
+			 entry->name);
+		goto out;
+	}
+	if (value)
+		value->listed = true;
+	if (vs->rehydrated)
+		secrets_rehydrated(vs, entry);
+	if (value && !value->error && !value->attached) {
+		err = secrets_reattach(vs, value, entry);
+		if (!err)
+			goto out;
+		secrets_retire(value, -ESTALE);
+	} else if (value && value->version == entry->version &&
+		   value->error != -ESTALE) {
+		goto out;
+	}
+	err = secrets_renew(vs, value, entry);
+out:
+	if (value)
+		secrets_value_put(value);
+	return err;
+}
+
+/* Lists the secrets, and attaches, refills or retires what has changed. */
+int secrets_refresh(struct secrets_device *vs)
+{
+	struct secrets_entry *entries;
+	struct secrets_value *value;
+	u32 count, i;
+	u64 epoch;
+	int err;
+
+	err = secrets_list(vs, &entries, &count, &epoch);
+	if (err)
+		return err;
+	secrets_for_each(vs, value)
+		value->listed = false;
+	for (i = 0; i < count && !err; i++)
+		if (entries[i].name[0])
+			err = secrets_reconcile(vs, &entries[i]);
+	kvfree(entries);
+	if (err)
+		return err;
+
+	secrets_for_each(vs, value) {
+		value->rotated = false;
+		if (!value->current_value || value->listed)
 			continue;
-		end_value(value, -EKEYREVOKED);
-		if (value->current_version)
-			retire(value);
+		secrets_retire(value, -EKEYREVOKED);
+		secrets_forget(value);
 	}
-	mutex_unlock(&vs->lock);
-}
-
-/* The device has been reset: no value is left */
-void secrets_end_all(struct virtio_secrets *vs, int error)
-{
-	struct secret_value *value;
-
-	mutex_lock(&vs->lock);
-	list_for_each_entry(value, &vs->values, link) {
-		end_value(value, error);
-		secret_pages_wipe(&value->pages);
-		if (value->current_version)
-			retire(value);
-	}
-	mutex_unlock(&vs->lock);
+	vs->rehydrated = false;
+	spin_lock_irq(&vs->lock);
+	vs->epoch = epoch;
+	spin_unlock_irq(&vs->lock);
+	if (!vs->told)
+		vs->told = epoch;
+	return 0;
 }
