@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::machine::Machine;
-use crate::metrics::Timeline;
+use crate::metrics::{Milestone, Timeline};
 use crate::protocol::StopReason;
 use crate::vcpu::{CrewError, End};
 
@@ -66,14 +66,16 @@ pub struct Life {
 }
 
 impl Life {
-    /// A machine that was just built: paused.
+    /// Lets the vCPUs of a machine that was just built run for the first time.
     #[must_use]
-    pub fn new(name: String, machine: Machine, timeline: Arc<Timeline>) -> Self {
+    pub fn begin(name: String, machine: Machine, timeline: Arc<Timeline>) -> Self {
+        machine.crew.resume();
+        timeline.reach(Milestone::Running);
         Self {
             name,
             machine,
             timeline,
-            state: State::Paused,
+            state: State::Running,
             deadline: None,
             end: None,
         }

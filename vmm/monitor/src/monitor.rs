@@ -9,7 +9,7 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
 use crate::api::Server;
 use crate::keeper::{self, Keeper, SetupError};
-use crate::life::{Life, LifeError};
+use crate::life::Life;
 use crate::machine::{self, MachineError};
 use crate::metrics::{Milestone, Timeline};
 use crate::protocol::{ChannelError, ToKeeper};
@@ -42,9 +42,6 @@ pub enum MonitorError {
     /// No filter, no guest.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
-    /// The machine cannot be started.
-    #[error(transparent)]
-    Life(#[from] LifeError),
     /// The keeper cannot be told.
     #[error(transparent)]
     Channel(#[from] ChannelError),
@@ -57,6 +54,10 @@ pub enum MonitorError {
 /// guest's end, 1 after a failure, which is told to the keeper, or, where there is none, to standard error.
 pub fn run() -> ! {
     let timeline = Arc::new(Timeline::begin());
+    // One heap for all threads: vCPU threads allocate next to nothing, and a heap of their own would cost each
+    // of them mappings and memory at its first allocation.
+    // SAFETY: there is one thread, which changes a parameter of its allocator.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     let served = harden_process()
         .map_err(MonitorError::from)
         .and_then(|()| Ok(Arc::new(Keeper::inherited()?)))
@@ -111,16 +112,13 @@ fn serve(keeper: &Arc<Keeper>, timeline: &Arc<Timeline>) -> Result<(), MonitorEr
     for device in devices {
         events.add_subscriber(device);
     }
-    let life = Life::new(name, machine, Arc::clone(timeline));
+    seccomp::install(ThreadKind::Main)?;
+    keeper.tell(&ToKeeper::Running)?;
+    let life = Life::begin(name, machine, Arc::clone(timeline));
     let supervisor = Supervisor::new(life, Arc::clone(keeper), signals, api, outlive_keeper);
     let supervisor = Arc::new(Mutex::new(supervisor));
     let id = events.add_subscriber(Box::new(Arc::clone(&supervisor)));
     let lock = || supervisor.lock().unwrap_or_else(PoisonError::into_inner);
-
-    seccomp::install(ThreadKind::Main)?;
-    keeper.tell(&ToKeeper::Running)?;
-    timeline.reach(Milestone::Running);
-    lock().life().resume()?;
     let outcome = loop {
         let mut ops = events.event_ops(id).map_err(MonitorError::Events)?;
         if let Some(outcome) = lock().check(&mut ops) {

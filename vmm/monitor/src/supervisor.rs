@@ -57,11 +57,6 @@ impl Supervisor {
         }
     }
 
-    /// The machine.
-    pub fn life(&mut self) -> &mut Life {
-        &mut self.life
-    }
-
     /// Sees to all deadlines; says how the monitor ends, as soon as that is known.
     pub fn check(&mut self, ops: &mut EventOps) -> Option<Outcome> {
         if let Some(api) = &mut self.api {

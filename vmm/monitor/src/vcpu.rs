@@ -95,7 +95,7 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Starts a thread for each vCPU, resting.
+    /// Starts a thread for each vCPU; they wait for [`Self::resume`].
     ///
     /// # Errors
     /// See [`CrewError`].
@@ -126,7 +126,6 @@ impl Crew {
             crew.exits.push(exits);
             crew.threads.push(thread);
         }
-        crew.wait_for_rest()?;
         Ok(crew)
     }
 
@@ -152,20 +151,16 @@ impl Crew {
                 .kill(kick_signal())
                 .expect("vCPU threads do not end, and the number is a real-time signal's");
         }
-        self.wait_for_rest()
-    }
-
-    /// Exits of each vCPU.
-    pub fn exits(&self) -> impl Iterator<Item = ExitReport> {
-        self.exits.iter().map(|exits| exits.report())
-    }
-
-    fn wait_for_rest(&self) -> Result<(), CrewError> {
         if self.gate.wait_for_rest(self.threads.len()) {
             Ok(())
         } else {
             Err(CrewError::Rest)
         }
+    }
+
+    /// Exits of each vCPU.
+    pub fn exits(&self) -> impl Iterator<Item = ExitReport> {
+        self.exits.iter().map(|exits| exits.report())
     }
 }
 
