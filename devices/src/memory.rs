@@ -398,10 +398,10 @@ mod tests {
         }
     }
 
-    /// A field of the kernel's description of the mapping behind the first page of RAM. (The mapping may
+    /// A field of the kernel's description of the mapping behind this guest address. (The mapping may
     /// begin before it, merged with one of another test.)
-    fn smaps(ram: &GuestRam, field: &str) -> String {
-        let address = ram.iter().next().expect("one region").host_address();
+    fn smaps(ram: &GuestRam, guest: u64, field: &str) -> String {
+        let address = ram.iter().next().expect("one region").host_address() + guest;
         let holds = |line: &str| {
             let range = line
                 .split_once(' ')
@@ -425,14 +425,16 @@ mod tests {
     #[test]
     fn test_new_mapping_has_its_flags() {
         let ram = ram(64 * MIB);
-        let flags = smaps(&ram, "VmFlags:");
-        let has = |flag| flags.split(' ').any(|f| f == flag);
-        assert!(
-            has("dd") && has("nr") && !has("mg") && !has("sh"),
-            "{flags}"
-        );
-        if std::fs::exists("/sys/kernel/mm/transparent_hugepage").expect("sysfs") {
-            assert!(has("hg"), "{flags}");
+        for (guest, huge_pages) in [(0, "nh"), (GRANULE, "hg")] {
+            let flags = smaps(&ram, guest, "VmFlags:");
+            let has = |flag| flags.split(' ').any(|f| f == flag);
+            assert!(
+                has("dd") && has("nr") && !has("mg") && !has("sh"),
+                "{flags}"
+            );
+            if std::fs::exists("/sys/kernel/mm/transparent_hugepage").expect("sysfs") {
+                assert!(has(huge_pages), "{flags}");
+            }
         }
     }
 
@@ -448,8 +450,8 @@ mod tests {
             }
         };
         ram.write_obj(1_u8, GuestAddress(0)).expect("RAM");
-        assert!(smaps(&ram, "VmFlags:").split(' ').any(|flag| flag == "lo"));
-        let locked: u64 = smaps(&ram, "Locked:")
+        assert!(smaps(&ram, 0, "VmFlags:").split(' ').any(|flag| flag == "lo"));
+        let locked: u64 = smaps(&ram, 0, "Locked:")
             .replace(" kB", "")
             .parse()
             .expect("a number");
