@@ -450,7 +450,11 @@ mod tests {
             }
         };
         ram.write_obj(1_u8, GuestAddress(0)).expect("RAM");
-        assert!(smaps(&ram, 0, "VmFlags:").split(' ').any(|flag| flag == "lo"));
+        assert!(
+            smaps(&ram, 0, "VmFlags:")
+                .split(' ')
+                .any(|flag| flag == "lo")
+        );
         let locked: u64 = smaps(&ram, 0, "Locked:")
             .replace(" kB", "")
             .parse()
