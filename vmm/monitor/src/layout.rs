@@ -3,6 +3,7 @@
 //! | guest-physical address | holds |
 //! |---|---|
 //! | `0x0500` | GDT of the entry state |
+//! | `0x6000` | `hvm_start_info`, where the kernel is entered by its PVH entry |
 //! | `0x7000` | `boot_params`, the "zero page" |
 //! | `0x8000-0x8fff` | first stack |
 //! | `0x9000-0xefff` | page tables of the entry state |
@@ -17,6 +18,8 @@
 
 /// Global descriptor table of the entry state.
 pub const GDT: u64 = 0x500;
+/// `struct hvm_start_info` of the PVH boot protocol.
+pub const START_INFO: u64 = 0x6000;
 /// `struct boot_params` of the Linux boot protocol.
 pub const ZERO_PAGE: u64 = 0x7000;
 /// Initial stack pointer; the stack grows down from here.

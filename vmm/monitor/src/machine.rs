@@ -183,8 +183,7 @@ pub fn build(
         rsdp,
     )?;
     if let Some(first) = vcpus.first() {
-        registers::set_long_mode(first, &board.ram)?;
-        registers::set_general(first, entry).map_err(kvm_error("KVM_SET_REGS"))?;
+        registers::set_entry(first, &board.ram, entry)?;
     }
 
     let output: Output = match setup.console {

@@ -4,7 +4,7 @@
 mod common;
 
 use cachot_vmm::protocol::{Config, FileRole, StopReason, ToKeeper};
-use common::{Monitor, config, elf, file, out, power_off, print, spin};
+use common::{Monitor, config, elf, file, out, power_off, print, pvh_elf, spin};
 
 fn stopped(reason: StopReason) -> ToKeeper {
     ToKeeper::Stopped { reason }
@@ -102,4 +102,31 @@ fn test_boot_command_line_and_initrd_are_where_the_zero_page_says() {
     assert_eq!(monitor.message(), stopped(StopReason::PowerOff));
     assert!(monitor.wait().success());
     assert_eq!(monitor.console(), "LD");
+}
+
+#[test]
+fn test_boot_kernel_with_only_a_pvh_entry_starts_in_32_bit_mode() {
+    let code = [
+        // xor eax, eax; inc eax (only a prefix in 64-bit mode); mov edx, 0x3f8
+        &[0x31, 0xc0, 0x40, 0xba, 0xf8, 0x03, 0, 0][..],
+        // add al, '0'; out dx, al
+        &[0x04, b'0', 0xee],
+        // mov al, [ebx]; out dx, al: the first byte of the magic number is 'x'
+        &[0x8a, 0x03, 0xee],
+        // mov eax, [ebx + 24]; mov al, [eax]; out dx, al: the command line
+        &[0x8b, 0x43, 24, 0x8a, 0x00, 0xee],
+        // mov edx, 0x600; mov al, 0x34; out dx, al
+        &[0xba, 0x00, 0x06, 0, 0, 0xb0, 0x34, 0xee],
+    ]
+    .concat();
+    let config = Config {
+        cmdline: "Line".into(),
+        ..config()
+    };
+    let mut monitor = Monitor::boot(config, &pvh_elf(&code));
+
+    assert_eq!(monitor.message(), ToKeeper::Running);
+    assert_eq!(monitor.message(), stopped(StopReason::PowerOff));
+    assert!(monitor.wait().success());
+    assert_eq!(monitor.console(), "1xL");
 }

@@ -1,8 +1,9 @@
-//! Kernel images: ELF and bzImage, both entered in 64-bit mode.
+//! Kernel images: ELF and bzImage.
 //!
-//! An ELF image is entered at its `e_entry`, as the 64-bit Linux boot protocol says, and not at the PVH
-//! entry that its notes may name: that one starts in 32-bit mode, and a kernel spends thousands of
-//! instructions on getting back to where this one begins.
+//! A Linux image is entered in 64-bit mode (64-bit Linux boot protocol), and not at the PVH entry that
+//! its notes may name: that one starts in 32-bit mode, and a kernel spends thousands of instructions on
+//! getting back to where the 64-bit entry begins. PVH is for kernels that have nothing else (FreeBSD,
+//! unikernels): the entry point of their ELF header is not a physical address.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,17 +11,17 @@ use std::os::unix::fs::FileExt;
 use cachot_devices::memory::GuestRam;
 use linux_loader::bootparam::setup_header;
 use linux_loader::loader::bzimage::{self, BzImage};
-use linux_loader::loader::elf::{self, Elf};
+use linux_loader::loader::elf::{self, Elf, PvhBootCapability};
 use linux_loader::loader::{self, KernelLoader};
 use vm_memory::GuestAddress;
 
-use super::BootError;
+use super::{BootError, Entry};
 use crate::layout;
 
 /// A kernel in guest memory.
 pub struct Kernel {
-    /// Address of the first instruction, in 64-bit mode.
-    pub entry: GuestAddress,
+    /// How it is entered.
+    pub entry: Entry,
     /// First byte behind the memory that the kernel needs before it knows what else there is.
     pub end: u64,
     /// The setup header of a bzImage.
@@ -103,12 +104,18 @@ fn load_elf(mem: &GuestRam, file: &mut File, ram_end: u64) -> Result<Kernel, Boo
         }
         error => BootError::Damaged(error),
     })?;
-    let entry = loaded.kernel_load;
-    if entry.0 < layout::HIGH_RAM_START || entry.0 >= loaded.kernel_end {
-        return Err(BootError::Unsuitable(
-            "its entry point is not in what it loads above 1 MiB",
-        ));
-    }
+    let address = loaded.kernel_load;
+    let entry = match loaded.pvh_boot_cap {
+        _ if (layout::HIGH_RAM_START..loaded.kernel_end).contains(&address.0) => {
+            Entry::Linux64(address)
+        }
+        PvhBootCapability::PvhEntryPresent(address) => Entry::Pvh(address),
+        _ => {
+            return Err(BootError::Unsuitable(
+                "its entry point is not in what it loads above 1 MiB, and it has no PVH entry",
+            ));
+        }
+    };
     Ok(Kernel {
         entry,
         end: loaded.kernel_end,
@@ -139,7 +146,7 @@ fn load_bzimage(mem: &GuestRam, file: &mut File, ram_end: u64) -> Result<Kernel,
         .map(|end| end.max(loaded.kernel_end))
         .ok_or(BootError::KernelTooBig { need: ram_end })?;
     Ok(Kernel {
-        entry: GuestAddress(loaded.kernel_load.0 + ENTRY_64),
+        entry: Entry::Linux64(GuestAddress(loaded.kernel_load.0 + ENTRY_64)),
         end,
         header: Some(header),
     })

@@ -3,6 +3,7 @@
 
 mod kernel;
 mod params;
+mod pvh;
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -69,7 +70,16 @@ pub enum BootError {
     Memory(#[from] GuestMemoryError),
 }
 
-/// Loads everything, and returns the address of the first instruction.
+/// How a kernel is entered, and the address of its first instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// In 64-bit mode, with `boot_params`.
+    Linux64(GuestAddress),
+    /// In 32-bit protected mode without paging, with `hvm_start_info`.
+    Pvh(GuestAddress),
+}
+
+/// Loads everything, and says how the kernel is entered.
 ///
 /// # Errors
 /// See [`BootError`].
@@ -79,7 +89,7 @@ pub fn load(
     initrd: Option<File>,
     cmdline: &str,
     rsdp: GuestAddress,
-) -> Result<GuestAddress, BootError> {
+) -> Result<Entry, BootError> {
     let low_ram_end = mem
         .iter()
         .next()
@@ -89,7 +99,10 @@ pub fn load(
         .map(|file| load_initrd(mem, file, kernel.end, low_ram_end))
         .transpose()?;
     write_cmdline(mem, cmdline)?;
-    params::write(mem, &kernel, initrd, cmdline.len(), rsdp)?;
+    match kernel.entry {
+        Entry::Linux64(_) => params::write(mem, &kernel, initrd, cmdline.len(), rsdp)?,
+        Entry::Pvh(_) => pvh::write(mem, initrd, rsdp)?,
+    }
     Ok(kernel.entry)
 }
 

@@ -58,7 +58,7 @@ fn low(number: u64) -> u32 {
 }
 
 /// RAM, without the firmware's part of the first megabyte.
-fn memory_map(mem: &GuestRam) -> Vec<boot_e820_entry> {
+pub fn memory_map(mem: &GuestRam) -> Vec<boot_e820_entry> {
     let entry = |start: u64, end: u64, kind| boot_e820_entry {
         addr: start,
         size: end - start,
@@ -78,6 +78,7 @@ fn memory_map(mem: &GuestRam) -> Vec<boot_e820_entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::Entry;
     use cachot_devices::memory::Swap;
 
     fn ram(size: u64) -> GuestRam {
@@ -112,7 +113,7 @@ mod tests {
     fn test_write_fields_are_at_the_offsets_of_the_protocol() {
         let mem = ram(16 << 20);
         let kernel = Kernel {
-            entry: GuestAddress(0x10_0000),
+            entry: Entry::Linux64(GuestAddress(0x10_0000)),
             end: 0x20_0000,
             header: None,
         };

@@ -1,10 +1,11 @@
-//! The first vCPU's registers at the kernel's 64-bit entry point, and the tables in guest memory that they
-//! refer to (Linux, `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol").
+//! The first vCPU's registers at the kernel's entry point, and the tables in guest memory that they refer
+//! to (Linux, `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"; Xen, `docs/misc/pvh.pandoc`).
 
 use kvm_bindings::{kvm_fpu, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
 
+use crate::boot::Entry;
 use crate::layout;
 
 /// Control register bits (Intel SDM, volume 3A, "Control Registers" and "Extended Feature Enable Register").
@@ -49,29 +50,19 @@ pub fn set_fpu(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     })
 }
 
-/// Sets the general registers: `entry` and the zero page, interrupts off.
-///
-/// # Errors
-/// When KVM refuses.
-pub fn set_general(vcpu: &VcpuFd, entry: GuestAddress) -> Result<(), kvm_ioctls::Error> {
-    vcpu.set_regs(&kvm_regs {
-        // Bit 1 is always set.
-        rflags: 2,
-        rip: entry.0,
-        rsp: layout::STACK_TOP,
-        rbp: layout::STACK_TOP,
-        rsi: layout::ZERO_PAGE,
-        ..Default::default()
-    })
-}
-
-/// Switches long mode on, with flat segments and the first 4 GiB mapped to themselves.
+/// Sets the first vCPU up for the kernel's first instruction.
 ///
 /// # Errors
 /// See [`RegisterError`].
-pub fn set_long_mode<M: GuestMemory>(vcpu: &VcpuFd, mem: &M) -> Result<(), RegisterError> {
-    write_page_tables(mem)?;
-    let code = flat_segment(CODE_SELECTOR, 0xb, true);
+pub fn set_entry<M: GuestMemory>(
+    vcpu: &VcpuFd,
+    mem: &M,
+    entry: Entry,
+) -> Result<(), RegisterError> {
+    let (address, code) = match entry {
+        Entry::Linux64(address) => (address, flat_segment(CODE_SELECTOR, 0xb, true)),
+        Entry::Pvh(address) => (address, flat_segment(CODE_SELECTOR, 0xb, false)),
+    };
     let data = flat_segment(DATA_SELECTOR, 0x3, false);
     let task = kvm_segment {
         selector: TASK_SELECTOR,
@@ -106,15 +97,32 @@ pub fn set_long_mode<M: GuestMemory>(vcpu: &VcpuFd, mem: &M) -> Result<(), Regis
     sregs.gs = data;
     sregs.ss = data;
     sregs.tr = task;
-    sregs.cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_PG;
-    sregs.cr3 = layout::PAGE_TABLES;
-    sregs.cr4 = CR4_PAE;
-    sregs.efer = EFER_LME | EFER_LMA;
-    Ok(vcpu.set_sregs(&sregs)?)
+    sregs.cr0 = CR0_PE | CR0_ET | CR0_NE;
+    // Interrupts are off. Bit 1 of the flags is always set.
+    let mut regs = kvm_regs {
+        rflags: 2,
+        rip: address.0,
+        ..Default::default()
+    };
+    match entry {
+        Entry::Linux64(_) => {
+            write_page_tables(mem)?;
+            sregs.cr0 |= CR0_PG;
+            sregs.cr3 = layout::PAGE_TABLES;
+            sregs.cr4 = CR4_PAE;
+            sregs.efer = EFER_LME | EFER_LMA;
+            regs.rsp = layout::STACK_TOP;
+            regs.rbp = layout::STACK_TOP;
+            regs.rsi = layout::ZERO_PAGE;
+        }
+        Entry::Pvh(_) => regs.rbx = layout::START_INFO,
+    }
+    vcpu.set_sregs(&sregs)?;
+    Ok(vcpu.set_regs(&regs)?)
 }
 
-/// A segment over all of memory; bits of `type_` are those of a descriptor.
-fn flat_segment(selector: u16, type_: u8, code: bool) -> kvm_segment {
+/// A segment over all of memory; bits of `type_` are those of a descriptor, `long` is for 64-bit code.
+fn flat_segment(selector: u16, type_: u8, long: bool) -> kvm_segment {
     kvm_segment {
         selector,
         base: 0,
@@ -122,8 +130,8 @@ fn flat_segment(selector: u16, type_: u8, code: bool) -> kvm_segment {
         type_,
         present: 1,
         s: 1,
-        l: code.into(),
-        db: (!code).into(),
+        l: long.into(),
+        db: (!long).into(),
         g: 1,
         ..Default::default()
     }

@@ -72,6 +72,29 @@ pub fn elf(code: &[u8]) -> Vec<u8> {
     image
 }
 
+/// The same with a virtual entry point, and a note that names 1 MiB as its PVH entry.
+pub fn pvh_elf(code: &[u8]) -> Vec<u8> {
+    const NOTE_AT: u64 = 64 + 2 * 56;
+    let mut image = elf(&[]);
+    image[24..32].copy_from_slice(&0xffff_ffff_8000_0000_u64.to_le_bytes());
+    // Two program headers; the first one's contents follow the note of 20 bytes.
+    image[56] = 2;
+    let len = code.len() as u64;
+    image[72..80].copy_from_slice(&(NOTE_AT + 20).to_le_bytes());
+    image[96..104].copy_from_slice(&len.to_le_bytes());
+    image[104..112].copy_from_slice(&len.to_le_bytes());
+    image.extend_from_slice(&[4, 0, 0, 0, 4, 0, 0, 0]);
+    for word in [NOTE_AT, 0, 0, 20, 20, 4] {
+        image.extend_from_slice(&word.to_le_bytes());
+    }
+    // XEN_ELFNOTE_PHYS32_ENTRY of "Xen".
+    for word in [4_u32, 4, 18, u32::from_le_bytes(*b"Xen\0"), 0x10_0000] {
+        image.extend_from_slice(&word.to_le_bytes());
+    }
+    image.extend_from_slice(code);
+    image
+}
+
 /// Writes `text` to COM1.
 pub fn print(text: &str) -> Vec<u8> {
     // mov dx, 0x3f8
