@@ -1,104 +1,34 @@
-//! What the device does: requests of the driver, changes by the host.
+//! What the device does for the driver: it answers requests and tells events.
 
 use std::os::fd::AsFd;
 
-use cachot_secrets::{MAX_VALUE_LEN, Name, SealedValue};
-use vm_memory::{GuestMemory, GuestMemoryError};
+use cachot_secrets::{MAX_VALUE_LEN, Name};
+use vm_memory::GuestMemory;
 
-use super::events::{Event, Events};
+use super::events::Events;
 use super::handles::{Attachment, Handles, Refusal};
+use super::host::{Entry, Secret, declare};
 use super::pages::{PageRange, deliver, is_ram, wipe};
 use super::persist::SecretsState;
 use super::wire::{
-    self, DEVICE_ID, EVENT, EVENT_QUEUE, EventKind, LIST_ENTRY, LIST_HEADER, ListEntry,
-    MAX_REQUEST, REQUEST_QUEUE, RESPONSE_HEADER, Request, Status, VALUE_HEADER,
+    self, DEVICE_ID, EVENT, EVENT_QUEUE, LIST_ENTRY, LIST_HEADER, ListEntry, MAX_REQUEST,
+    REQUEST_QUEUE, RESPONSE_HEADER, Request, Status, VALUE_HEADER,
 };
 use crate::virtio::{
     ActivateError, Chain, DeviceError, FileAt, QueueIo, RestoreError, VirtioDevice, Zeros,
     read_config_bytes,
 };
 
-/// A secret as the host declares it to the device.
-#[derive(Debug)]
-pub struct Secret {
-    /// Its name, which no other secret of the device has.
-    pub name: Name,
-    /// Permission bits in the guest, a subset of 0444.
-    pub mode: u32,
-    /// Owner in the guest.
-    pub uid: u32,
-    /// Group in the guest.
-    pub gid: u32,
-    /// The bytes.
-    pub value: SealedValue,
-}
-
-/// A declared secret and what has become of it.
-#[derive(Debug)]
-struct Entry {
-    name: Name,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    /// The epoch in which the value came, so that a version is never used again, even after a restore.
-    version: u64,
-    value_len: u32,
-    /// None once the secret is revoked.
-    value: Option<SealedValue>,
-}
-
-impl Entry {
-    fn new(secret: Secret, version: u64) -> Self {
-        Self {
-            name: secret.name,
-            mode: secret.mode,
-            uid: secret.uid,
-            gid: secret.gid,
-            version,
-            value_len: value_len(&secret.value),
-            value: Some(secret.value),
-        }
-    }
-}
-
-/// Length of a value; [`MAX_VALUE_LEN`] fits.
-fn value_len(value: &SealedValue) -> u32 {
-    u32::try_from(value.len()).unwrap_or(u32::MAX)
-}
-
-/// Why the host's change of the device failed.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// No secret of that name was declared.
-    #[error("no secret {0} is declared for this VM")]
-    NotDeclared(Name),
-    /// The secret was revoked, which is final.
-    #[error("the secret {0} was revoked and cannot be given a value again")]
-    Revoked(Name),
-    /// A value could not be brought into the guest's pages; they hold zero bytes.
-    #[error("the value of {name} cannot be written to the guest's pages")]
-    Deliver {
-        /// The secret.
-        name: Name,
-        /// What failed.
-        #[source]
-        source: GuestMemoryError,
-    },
-    /// Pages could not be wiped: guest memory is gone.
-    #[error("attached guest pages cannot be wiped")]
-    Wipe(#[source] GuestMemoryError),
-}
-
 /// The secrets device.
 #[derive(Debug)]
 pub struct SecretsDevice {
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     pub(super) epoch: u64,
     pub(super) acknowledged: u64,
     pub(super) frozen: bool,
     pub(super) handles: Handles,
     pub(super) events: Events,
-    config_changed: bool,
+    pub(super) config_changed: bool,
 }
 
 impl SecretsDevice {
@@ -127,104 +57,6 @@ impl SecretsDevice {
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged
-    }
-
-    /// Gives a secret a new value. Attached pages keep the old one; the driver is told to attach fresh
-    /// pages.
-    ///
-    /// # Errors
-    /// [`HostError::NotDeclared`] or [`HostError::Revoked`]; then nothing has changed.
-    pub fn rotate(&mut self, name: &Name, value: SealedValue) -> Result<(), HostError> {
-        let index = self.declared(name)?;
-        if self.entries[index].value.is_none() {
-            return Err(HostError::Revoked(name.clone()));
-        }
-        self.begin_epoch(EventKind::Rotated, Some(name.clone()));
-        let entry = &mut self.entries[index];
-        entry.version = self.epoch;
-        entry.value_len = value_len(&value);
-        entry.value = Some(value);
-        Ok(())
-    }
-
-    /// Wipes all pages that hold a secret and never delivers it again. A second time it does nothing.
-    ///
-    /// # Errors
-    /// [`HostError::NotDeclared`], or [`HostError::Wipe`]; in both cases the secret is not delivered any
-    /// more.
-    pub fn revoke<M: GuestMemory>(&mut self, name: &Name, mem: &M) -> Result<(), HostError> {
-        let index = self.declared(name)?;
-        if self.entries[index].value.take().is_none() {
-            return Ok(());
-        }
-        self.begin_epoch(EventKind::Revoked, Some(name.clone()));
-        let mut of_secret = self.handles.iter().filter(|(_, pages)| pages.name == *name);
-        of_secret
-            .try_for_each(|(_, pages)| wipe(mem, &pages.ranges))
-            .map_err(HostError::Wipe)
-    }
-
-    /// Delivers nothing until [`Self::rehydrate`]; attached pages keep what they hold.
-    pub fn freeze(&mut self) {
-        self.frozen = true;
-        self.config_changed = true;
-    }
-
-    /// Declares these secrets in place of all that were, fills every attached page again and ends a
-    /// freeze. vCPUs are paused.
-    ///
-    /// Pages whose secret is not among the new ones, or does not fit into them any more, are wiped.
-    ///
-    /// # Errors
-    /// [`HostError::Deliver`] or [`HostError::Wipe`]: the device is frozen then, and the guest must not
-    /// run on.
-    pub fn rehydrate<M: GuestMemory>(
-        &mut self,
-        secrets: Vec<Secret>,
-        mem: &M,
-    ) -> Result<(), HostError> {
-        self.frozen = true;
-        self.begin_epoch(EventKind::Rehydrated, None);
-        self.entries = declare(secrets, self.epoch);
-        for (_, pages) in self.handles.iter() {
-            let value = self
-                .entries
-                .iter()
-                .find(|entry| entry.name == pages.name)
-                .and_then(|entry| entry.value.as_ref())
-                .filter(|value| value.len() as u64 <= pages.len());
-            match value {
-                Some(value) => {
-                    deliver(mem, &pages.ranges, value).map_err(|source| HostError::Deliver {
-                        name: pages.name.clone(),
-                        source,
-                    })?
-                }
-                None => wipe(mem, &pages.ranges).map_err(HostError::Wipe)?,
-            }
-        }
-        self.frozen = false;
-        Ok(())
-    }
-
-    fn declared(&self, name: &Name) -> Result<usize, HostError> {
-        self.index_of(name)
-            .ok_or_else(|| HostError::NotDeclared(name.clone()))
-    }
-
-    fn index_of(&self, name: &Name) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.name == *name)
-    }
-
-    fn begin_epoch(&mut self, kind: EventKind, name: Option<Name>) {
-        // Starts under 2^63, here and after a restore, and rises by one at a time.
-        self.epoch += 1;
-        self.config_changed = true;
-        self.events.push(Event {
-            kind,
-            name,
-            epoch: self.epoch,
-        });
     }
 
     fn config(&self) -> [u8; 24] {
@@ -322,7 +154,6 @@ impl SecretsDevice {
             return Ok(Reply::status(Status::Unavailable));
         }
         if deliver(io.mem, &pages.ranges, value).is_err() {
-            wipe(io.mem, &pages.ranges)?;
             return Ok(Reply::status(Status::Unavailable));
         }
         let handle = self.handles.insert(pages);
@@ -425,11 +256,6 @@ impl Reply {
     }
 }
 
-fn declare(secrets: Vec<Secret>, version: u64) -> Vec<Entry> {
-    let entry = |secret| Entry::new(secret, version);
-    secrets.into_iter().map(entry).collect()
-}
-
 /// Whether all ranges are RAM in which neither a ring nor a part of the request's own chain lies.
 fn may_be_attached<M: GuestMemory>(
     ranges: &[PageRange],
@@ -482,8 +308,6 @@ impl<M: GuestMemory> VirtioDevice<M> for SecretsDevice {
                 .expect("attached pages were found to be RAM, which never goes");
         }
         self.handles.clear();
-        self.events.clear();
-        self.config_changed = false;
         self.acknowledged = 0;
     }
 

@@ -6,12 +6,14 @@
 mod device;
 mod events;
 mod handles;
+mod host;
 mod pages;
 mod persist;
 mod wire;
 
-pub use device::{HostError, Secret, SecretsDevice};
+pub use device::SecretsDevice;
 pub use handles::{MAX_ATTACHED, MAX_HANDLES};
+pub use host::{HostError, Secret};
 pub use persist::{AttachmentState, EventState, SecretsState};
 pub use wire::{DEVICE_ID, EVENT_QUEUE, EventKind, MAX_RANGES, REQUEST_QUEUE};
 

@@ -62,8 +62,20 @@ pub fn is_ram<M: GuestMemory>(mem: &M, range: PageRange) -> bool {
         .is_ok_and(|len| mem.check_range(GuestAddress(range.start()), len, Permissions::Write))
 }
 
-/// Writes a value to ranges that it fits into, and zero bytes behind it.
+/// Writes a value to ranges that it fits into, and zero bytes behind it. On failure the ranges hold zero
+/// bytes only.
 pub fn deliver<M: GuestMemory>(
+    mem: &M,
+    ranges: &[PageRange],
+    value: &SealedValue,
+) -> Result<(), GuestMemoryError> {
+    fill(mem, ranges, value).or_else(|error| {
+        wipe(mem, ranges)?;
+        Err(error)
+    })
+}
+
+fn fill<M: GuestMemory>(
     mem: &M,
     ranges: &[PageRange],
     value: &SealedValue,
