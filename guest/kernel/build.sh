@@ -87,15 +87,17 @@ build() {
 	# shellcheck disable=SC2016 # the variables are make's
 	make_kernel run-command KBUILD_RUN_COMMAND='$(srctree)/scripts/package/install-extmod-build '"$work/done/tree"
 
-	if ! mv -T "$work/done" "$built" 2>/dev/null; then
-		# Another build of the same kernel was faster
-		[ -f "$built/vmlinux" ] || fail "cannot publish $built"
-	fi
+	mv -T "$work/done" "$built"
 	rm -rf "$work"
 	trap - EXIT HUP INT TERM
 }
 
+# One build at a time: a second one would only take processors away from the first
+mkdir -p "$cache"
+exec 9>"$cache/kernel.lock"
+flock 9
 [ -f "$built/vmlinux" ] || build
+exec 9>&-
 
 mkdir -p "$root/target/guest"
 if ! cmp -s "$built/vmlinux" "$root/target/guest/vmlinux"; then
