@@ -32,9 +32,13 @@ for tool in gcc make flex bison bc patch; do
 done
 [ -f /usr/include/gelf.h ] || fail "gelf.h is missing; install the package libelf-dev"
 
+# Raised when what this script does gives another kernel from the same sources
+recipe=1
+
 # Modules only load if they were built by the same compiler, so it is part of the identity
 identity=$({
-	cat "$config" "$here/build.sh" "$here"/patches/*.patch
+	echo "$recipe"
+	cat "$config" "$here"/patches/*.patch
 	dpkg-query -W -f '${Version}\n' linux-source-6.12
 	gcc --version | head -n 1
 } | sha256sum | cut -c 1-16)
@@ -47,7 +51,6 @@ lost_symbols() {
 
 build() {
 	say "building into $built (5 minutes on two idle cores)"
-	mkdir -p "$cache"
 	work=$(mktemp -d "$cache/kernel-building.XXXXXX")
 	trap 'rm -rf "$work"' EXIT
 	trap 'exit 1' HUP INT TERM
@@ -92,12 +95,14 @@ build() {
 	trap - EXIT HUP INT TERM
 }
 
-# One build at a time: a second one would only take processors away from the first
-mkdir -p "$cache"
-exec 9>"$cache/kernel.lock"
-flock 9
-[ -f "$built/vmlinux" ] || build
-exec 9>&-
+if [ ! -f "$built/vmlinux" ]; then
+	# One build at a time: a second one would only take processors away from the first
+	mkdir -p "$cache"
+	exec 9>"$cache/kernel.lock"
+	flock 9
+	[ -f "$built/vmlinux" ] || build
+	exec 9>&-
+fi
 
 mkdir -p "$root/target/guest"
 if ! cmp -s "$built/vmlinux" "$root/target/guest/vmlinux"; then
