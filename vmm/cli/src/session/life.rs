@@ -12,7 +12,7 @@ pub const BOOT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a command may take to end after the SIGTERM of a timeout.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// How long the guest may take to close the streams of a command that has ended, or to end itself
+/// How long the guest may take to close its connections when the command has ended, or to end itself
 /// once its control connection is gone.
 pub const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -106,6 +106,8 @@ enum Phase {
     Running,
     /// The command has ended with this code; its output is being written.
     Finishing(u8),
+    /// It could not be started, with this code and message.
+    Failing(u8, String),
     /// The control connection is gone, and with it the guest, soon.
     Lost,
 }
@@ -145,7 +147,7 @@ impl Life {
 
     /// Whether the command has ended, so that only its output is still to come.
     pub fn finishing(&self) -> bool {
-        matches!(self.phase, Phase::Finishing(_))
+        matches!(self.phase, Phase::Finishing(_) | Phase::Failing(..))
     }
 
     /// The guest has said something.
@@ -177,17 +179,18 @@ impl Life {
                 }
                 None
             }
-            ToHost::Failed { code, message, .. } => Some(Action::End(Ending {
-                result: Err(SessionError::NotStarted {
-                    code: if (125..=127).contains(&code) {
+            ToHost::Failed { code, message, .. } => {
+                if !self.finishing() {
+                    let code = if (125..=127).contains(&code) {
                         code
                     } else {
                         125
-                    },
-                    message: one_line(&message),
-                }),
-                orderly: true,
-            })),
+                    };
+                    self.phase = Phase::Failing(code, one_line(&message));
+                    self.deadline = Some(now + CLOSING_PATIENCE);
+                }
+                None
+            }
         }
     }
 
@@ -223,15 +226,21 @@ impl Life {
         }))
     }
 
-    /// All output of the command has been written, or could not be.
-    pub fn output_done(&self) -> Option<Action> {
-        match self.phase {
-            Phase::Finishing(code) => Some(Action::End(Ending {
-                result: Ok(code),
-                orderly: true,
-            })),
-            _ => None,
-        }
+    /// The guest has closed its half of the control connection, which is the last thing it does, and
+    /// `output_done` says that all output of the command has been written, or could not be.
+    pub fn goodbye(&mut self, output_done: bool) -> Option<Action> {
+        let result = match &self.phase {
+            Phase::Finishing(code) if output_done => Ok(*code),
+            Phase::Failing(code, message) => Err(SessionError::NotStarted {
+                code: *code,
+                message: message.clone(),
+            }),
+            _ => return None,
+        };
+        Some(Action::End(Ending {
+            result,
+            orderly: true,
+        }))
     }
 
     /// Nobody reads the command's output any more.
@@ -244,7 +253,7 @@ impl Life {
         let code = 128 | u8::try_from(signal & 127).unwrap_or_default();
         match self.phase {
             Phase::Booting(_) | Phase::Starting | Phase::Lost => killed(Ok(code)),
-            Phase::Finishing(code) => killed(Ok(code)),
+            Phase::Finishing(code) | Phase::Failing(code, _) => killed(Ok(code)),
             Phase::Running => {
                 if matches!(signal, SIGINT | SIGTERM) {
                     let before = self.interrupted.replace(now);
@@ -275,6 +284,10 @@ impl Life {
                 None
             }
             Phase::Finishing(code) => killed(Ok(*code)),
+            Phase::Failing(code, message) => killed(Err(SessionError::NotStarted {
+                code: *code,
+                message: message.clone(),
+            })),
             Phase::Running if self.timed_out => killed(Ok(TIMED_OUT)),
             Phase::Running => {
                 self.timed_out = true;
@@ -370,9 +383,10 @@ mod tests {
         assert_eq!(sent(life.heard(HELLO, now)), ToGuest::Start(start()));
         assert!(matches!(life.heard(STARTED, now), Some(Action::Started)));
         assert_eq!(life.deadline(), None);
-        assert!(life.output_done().is_none());
+        assert!(life.goodbye(true).is_none());
         assert!(life.heard(EXITED, now).is_none());
-        assert_eq!(ending(life.output_done()), (Ok(3), true));
+        assert!(life.goodbye(false).is_none());
+        assert_eq!(ending(life.goodbye(true)), (Ok(3), true));
     }
 
     #[test]
@@ -416,7 +430,7 @@ mod tests {
         let (mut life, now) = running(Some(Duration::from_secs(9)));
         life.expired(false, now);
         life.heard(EXITED, now);
-        assert_eq!(ending(life.output_done()), (Ok(124), true));
+        assert_eq!(ending(life.goodbye(true)), (Ok(124), true));
     }
 
     #[test]
@@ -435,7 +449,7 @@ mod tests {
         life.stopped(StopReason::PowerOff);
         life.monitor_closed(now);
         assert!(life.finishing());
-        assert_eq!(ending(life.output_done()), (Ok(3), true));
+        assert_eq!(ending(life.goodbye(true)), (Ok(3), true));
     }
 
     #[test]
@@ -487,7 +501,8 @@ mod tests {
                 code,
                 message: "no\nsuch".into(),
             };
-            match life.heard(failed, now) {
+            assert!(life.heard(failed, now).is_none());
+            match life.goodbye(false) {
                 Some(Action::End(Ending {
                     result: Err(SessionError::NotStarted { code, message }),
                     orderly: true,
@@ -513,6 +528,6 @@ mod tests {
             code: 0,
         };
         life.heard(again, now);
-        assert_eq!(ending(life.output_done()), (Ok(3), true));
+        assert_eq!(ending(life.goodbye(true)), (Ok(3), true));
     }
 }

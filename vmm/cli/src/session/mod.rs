@@ -108,18 +108,27 @@ impl Session<'_> {
                     break;
                 }
             }
-            let now = Instant::now();
-            let mut action = None;
-            if !self.monitor_open && self.control.is_none() && !self.life.finishing() {
-                action = self.life.monitor_gone();
-            } else if self.life.finishing() && self.streams.done() {
-                action = self.life.output_done();
-            } else if self.life.deadline().is_some_and(|deadline| deadline <= now) {
-                action = self.life.expired(self.streams.writing(), now);
-            }
+            let action = self.conclude();
             if let Some(ending) = self.carry_out(action) {
                 return Ok(ending);
             }
+        }
+    }
+
+    /// What follows from there being nothing more to hear, or from the time.
+    fn conclude(&mut self) -> Option<Action> {
+        if self.control.is_none() && self.life.finishing() {
+            let action = self.life.goodbye(self.streams.done());
+            if action.is_some() {
+                return action;
+            }
+        } else if self.control.is_none() && !self.monitor_open {
+            return self.life.monitor_gone();
+        }
+        let now = Instant::now();
+        match self.life.deadline() {
+            Some(deadline) if deadline <= now => self.life.expired(self.streams.writing(), now),
+            _ => None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -189,10 +190,41 @@ fn test_session_messages_that_arrive_together_are_all_heard() {
         let start: ToGuest = read_frame(&mut control).expect("a message");
         assert!(matches!(start, ToGuest::Start(_)), "{start:?}");
         control.write_all(&frames).expect("sent");
-        // Until the keeper has had enough.
+        control.shutdown(Shutdown::Write).expect("half-closed");
+        // Until the keeper has closed its half.
         control.read_to_end(&mut Vec::new()).expect("closed");
     });
     assert_eq!(played.code(), 5);
+    assert!(played.ending.orderly);
+}
+
+#[test]
+fn test_session_command_that_does_not_start_is_reported_after_the_guests_goodbye() {
+    let played = play(b"", |guest| {
+        let mut control = guest.control();
+        let start: ToGuest = read_frame(&mut control).expect("a message");
+        assert!(matches!(start, ToGuest::Start(_)), "{start:?}");
+        let failed = ToHost::Failed {
+            session: 1,
+            code: 127,
+            message: "no such command".into(),
+        };
+        write_frame(&mut control, &failed).expect("sent");
+        control
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .expect("set");
+        // The keeper waits, so that the guest's goodbye does not meet a closed connection.
+        let still_open = control.read(&mut [0]);
+        assert!(still_open.is_err(), "{still_open:?}");
+        control.shutdown(Shutdown::Write).expect("half-closed");
+        control.set_read_timeout(None).expect("set");
+        control.read_to_end(&mut Vec::new()).expect("closed");
+    });
+    let result = played.ending.result;
+    assert!(
+        matches!(result, Err(SessionError::NotStarted { code: 127, .. })),
+        "{result:?}"
+    );
     assert!(played.ending.orderly);
 }
 
