@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use cachot_vmm::protocol::{self, ChannelError, ToKeeper, ToMonitor};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
@@ -17,14 +18,11 @@ use rustix::process::{
 };
 
 use crate::spawn::{Inherited, spawn};
-use crate::state_dir::{StateDir, StateError};
+use crate::state_dir::StateDir;
 use crate::tail::last_line;
 
 /// The monitor program, if not the one beside this program.
 pub const MONITOR_VARIABLE: &str = "CACHOT_VMM";
-
-/// File in the state folder that the monitor's standard error goes to.
-const LOG: &str = "monitor.log";
 
 /// Failures of the monitor as a process.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +47,6 @@ pub enum MonitorError {
         #[source]
         source: io::Error,
     },
-    /// Its log could not be made.
-    #[error(transparent)]
-    Log(#[from] StateError),
 }
 
 /// How the monitor ended.
@@ -77,6 +72,7 @@ impl fmt::Display for Ending {
 pub struct MonitorProcess {
     process: OwnedFd,
     socket: OwnedFd,
+    /// The monitor's standard error.
     log: File,
     ending: Option<Ending>,
 }
@@ -102,7 +98,9 @@ impl MonitorProcess {
             path: program.to_owned(),
             source,
         };
-        let log = state.file(LOG, b"")?;
+        // In memory: it is read only when the monitor has died, and then by this process.
+        let log = memfd_create("monitor-log", MemfdFlags::CLOEXEC)
+            .map_err(|errno| started(errno.into()))?;
         let (socket, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -124,7 +122,7 @@ impl MonitorProcess {
         Ok(Self {
             process,
             socket,
-            log,
+            log: log.into(),
             ending: None,
         })
     }
@@ -220,6 +218,7 @@ fn ending_of(status: &WaitIdStatus) -> Ending {
 mod tests {
     use super::*;
     use std::fs;
+    use std::io::{Read, Seek};
     use std::os::unix::fs::PermissionsExt;
 
     fn script(folder: &Path, text: &str) -> PathBuf {
@@ -247,7 +246,9 @@ mod tests {
         let ending = monitor.end(Duration::from_secs(10)).expect("ended");
 
         assert_eq!(ending, Ending::Exited(0));
-        let log = fs::read_to_string(state.path().join(LOG)).expect("a log");
+        let mut log = String::new();
+        monitor.log.rewind().expect("a file");
+        monitor.log.read_to_string(&mut log).expect("text");
         let folder = state.path().to_str().expect("a plain path");
         let own = [folder, state.name(), "socket:"].join("\n");
         // The shell has its script open as descriptor 10.

@@ -231,19 +231,15 @@ fn test_run_monitor_that_dies_is_reported_and_leaves_nothing() {
 #[test]
 fn test_run_monitor_finds_no_value_anywhere_before_it_is_handed_over() {
     let place = Place::new();
-    // What the keeper shows of itself while the VM exists, to root at that.
+    // What the keeper shows of itself while the VM exists, to root at that. The script's working
+    // directory is there from the beginning, config.json a little later.
     place.file(
         "monitor",
-        b"#!/bin/sh\ncat config.json >&2\ncat /proc/$PPID/environ /proc/$PPID/cmdline /proc/$$/environ | tr '\\0' '\\n' >&2\n\
-          cp monitor.log ../../seen\n",
+        b"#!/bin/sh\nsleep 0.3\nexec >../../seen\ncat config.json\n\
+          cat /proc/$PPID/environ /proc/$PPID/cmdline /proc/$$/environ | tr '\\0' '\\n'\n",
     );
     let executable = fs::Permissions::from_mode(0o755);
     fs::set_permissions(place.path("monitor"), executable).expect("set");
-    // Its working directory exists from the beginning, config.json a little later.
-    let script = text(&fs::read(place.path("monitor")).expect("there"));
-    let script = script.replace("cat config.json", "sleep 0.3\ncat config.json");
-    place.file("monitor", script.as_bytes());
-
     place
         .command(&run_words(&[
             "--secret",

@@ -41,7 +41,7 @@ pub const VSOCK_SOCKET: &str = "vsock.sock";
 pub const API_SOCKET: &str = "api.sock";
 
 /// Every file of the state folder, named here because the monitor removes them when the keeper is gone.
-pub const STATE_FILES: [&str; 7] = [
+pub const STATE_FILES: [&str; 6] = [
     API_SOCKET,
     VSOCK_SOCKET,
     // Listeners for the ports of the control channel (`cachot-control`).
@@ -49,7 +49,6 @@ pub const STATE_FILES: [&str; 7] = [
     "vsock.sock_1025",
     "config.json",
     "console.log",
-    "monitor.log",
 ];
 
 /// What the keeper tells the monitor.
