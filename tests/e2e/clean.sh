@@ -32,8 +32,9 @@ done
 matches "control: argv of the keeper can be read" "$PLAIN" "$(tr '\0' '\n' <"/proc/$keeper/cmdline")"
 matches "control: the environment of the keeper can be read" "^PLAIN=$PLAIN" "$(tr '\0' '\n' <"/proc/$keeper/environ")"
 
-equal "the state folder" "" "$(grep -rlF "$value" "$CACHOT_STATE")"
-matches "control: the state folder names the secret" config "$(grep -rlF API_KEY "$CACHOT_STATE")"
+files_with() { find "$CACHOT_STATE" -type f -exec grep -alF -e "$1" {} +; }
+equal "the state folder" "" "$(files_with "$value")"
+matches "control: the state folder names the secret" config "$(files_with API_KEY)"
 
 "$probe" scan-process "$monitor" "$work/value" >"$work/scan"
 equal "one copy in the monitor's memory" 1 "$(grep -c '^hit' "$work/scan")"

@@ -31,8 +31,10 @@ wait $vm 2>/dev/null
 exits "the next command" 0 cachot run -- true
 nothing_left
 
-exits "a panic of the guest's kernel" 125 cachot run -- sh -c 'echo c > /proc/sysrq-trigger; sleep 10'
-matches "a panic: says so" 'panic' "$err"
+exits "a panic before user space" 125 cachot run --initrd none -- true
+matches "a panic before user space: says so" 'panic' "$err"
+exits "a panic later" 125 cachot run --memory 64M -- sh -c 'echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero; sleep 10'
+matches "a panic later: says so" 'panic' "$err"
 exits "a guest that powers off by itself" 125 cachot run -- sh -c 'poweroff -f; sleep 10'
 exits "a guest that resets itself" 125 cachot run -- sh -c 'reboot -f; sleep 10'
 

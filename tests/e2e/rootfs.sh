@@ -11,7 +11,7 @@ exits "what was written is gone" 1 cachot run --rootfs "$image" -- test -e /etc/
 
 exits "read-only" 0 cachot run --rootfs "$image,ro" --secret API_KEY=env:API_TOKEN -- \
     sh -c 'cat /etc/image-name; touch /etc/new || echo refused; cat /run/secrets/API_KEY; echo x > /tmp/x && echo tmp works'
-equal "read-only refuses" "an-image refused $API_TOKENtmp works" "$(echo $out)"
+equal "read-only refuses" "an-image refused ${API_TOKEN}tmp works" "$(echo $out)"
 exits "a user of the image" 0 cachot run --rootfs "$image" --user app -- sh -c 'id -u; echo $HOME; pwd'
 equal "a user of the image" "1500 /home/app /home/app" "$(echo $out)"
 equal "the image did not change" "$before" "$(sha256sum <"$image")"
