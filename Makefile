@@ -4,7 +4,7 @@
 
 cargo_target = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 scripts = .ci/run resources/install-deps.sh $(wildcard guest/*.sh guest/*/*.sh tests/*.sh tests/e2e/*.sh) \
-	tests/lab/lab tests/lab/host-init tests/lab/debian-kernel
+	tests/debian-modules tests/lab/lab tests/lab/host-init tests/lab/debian-kernel
 step = @printf '\n== %s\n'
 
 all: build guest # the programs and what runs in guests

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cachot_tests::run_script;
+use cachot_tests::{root, run_script};
 
 #[test]
 fn secrets_are_delivered() {
@@ -42,6 +42,32 @@ fn a_root_image_boots_and_stays_as_it_was() {
     run_script("rootfs", "4G", &[image]);
 }
 
+#[test]
+fn debians_kernel_boots_with_its_own_driver() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let kernel = PathBuf::from(stdout(&mut Command::new(
+        root().join("tests/lab/debian-kernel"),
+    )));
+    let modules = folder.path().join("modules.cpio");
+    stdout(
+        Command::new(root().join("tests/debian-modules"))
+            .arg(&kernel)
+            .arg(&modules),
+    );
+    let image = rootfs(folder.path());
+    run_script("debian", "4G", &[kernel.join("vmlinuz"), modules, image]);
+}
+
+/// What a command that must succeed prints, without the line's end.
+fn stdout(command: &mut Command) -> String {
+    let output = command.output().expect("the command can be run");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .to_owned()
+}
+
 /// An ext4 image with busybox, a user `app` and a file that tells it apart.
 fn rootfs(folder: &Path) -> PathBuf {
     let tree = folder.join("tree");
@@ -56,12 +82,10 @@ fn rootfs(folder: &Path) -> PathBuf {
         printf 'root:x:0:\napp:x:1500:\n' > "$0/etc/group"
         PATH=$PATH:/usr/sbin:/sbin mke2fs -q -t ext4 -d "$0" "$1" 32M
     "#;
-    let made = Command::new("sh")
-        .args(["-c", script])
-        .args([&tree, &image])
-        .output()
-        .expect("sh can be run");
-    let errors = String::from_utf8_lossy(&made.stderr);
-    assert!(made.status.success(), "{errors}");
+    stdout(
+        Command::new("sh")
+            .args(["-c", script])
+            .args([&tree, &image]),
+    );
     image
 }
