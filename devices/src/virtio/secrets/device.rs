@@ -79,12 +79,9 @@ impl SecretsDevice {
         let Some(room) = chain.writable_len().checked_sub(RESPONSE_HEADER) else {
             return Ok(0);
         };
-        let request = if chain.readable_len() > MAX_REQUEST {
-            None
-        } else {
-            // The one time that the request is read: what the guest does to it from here on is lost.
-            Request::parse(&chain.read(io.mem, MAX_REQUEST as usize)?)
-        };
+        // The one time that the request is read: what the guest does to it from here on is lost. A longer one
+        // is cut, and as malformed as it was.
+        let request = Request::parse(&chain.read(io.mem, MAX_REQUEST)?);
         let reply = match request {
             None => Reply::status(Status::Invalid),
             Some(Request::Detach { handle }) => self.detach(handle, io.mem)?,

@@ -17,8 +17,8 @@ pub const EVENT_QUEUE: usize = 1;
 /// Most ranges in an ATTACH.
 pub const MAX_RANGES: usize = 256;
 
-/// Longest request that is looked at, in bytes; an ATTACH of [`MAX_RANGES`] is shorter.
-pub const MAX_REQUEST: u32 = 4096 + 128 + 16 * 256;
+/// Bytes of a request that are looked at; an ATTACH of [`MAX_RANGES`], the longest there is, is shorter.
+pub const MAX_REQUEST: usize = 4096 + 128 + 16 * MAX_RANGES;
 
 /// Bytes of a `virtio_secrets_resp`.
 pub const RESPONSE_HEADER: u32 = 16;
