@@ -66,9 +66,18 @@ static void secrets_told(struct virtqueue *vq)
 	secrets_kick(vq->vdev->priv);
 }
 
+static bool secrets_needs_reset(struct virtio_device *vdev)
+{
+	return vdev->config->get_status(vdev) & VIRTIO_CONFIG_S_NEEDS_RESET;
+}
+
 static void secrets_config_changed(struct virtio_device *vdev)
 {
-	secrets_kick(vdev->priv);
+	struct secrets_device *vs = vdev->priv;
+
+	if (secrets_needs_reset(vdev))
+		secrets_give_up(vs);
+	secrets_kick(vs);
 }
 
 static u32 secrets_generation(struct secrets_device *vs)
@@ -125,16 +134,31 @@ bool secrets_read_retry(struct secrets_device *vs, u32 generation)
 	return retry;
 }
 
+/* Waits until all that the host has done by now is visible. */
+int secrets_settle(struct secrets_device *vs)
+{
+	u32 generation;
+	int err;
+
+	do {
+		err = secrets_read_begin(vs, &generation);
+		if (err || READ_ONCE(vs->dead))
+			return err;
+	} while (secrets_read_retry(vs, generation));
+	return 0;
+}
+
 static void secrets_event(struct secrets_device *vs,
 			  const struct virtio_secrets_event *event)
 {
 	u32 type = le32_to_cpu(event->type);
+	u64 epoch = le64_to_cpu(event->epoch);
 	struct secrets_value *value;
 
-	vs->told = max(vs->told, le64_to_cpu(event->epoch));
+	vs->told = max(vs->told, epoch);
 	vs->relist = true;
 	if (type == VIRTIO_SECRETS_E_REHYDRATED) {
-		vs->rehydrated = true;
+		vs->rehydrated = epoch;
 		return;
 	}
 	if (!secrets_name_valid(event->name) ||
@@ -147,7 +171,7 @@ static void secrets_event(struct secrets_device *vs,
 		if (memcmp(value->name, event->name, sizeof(value->name)))
 			continue;
 		if (type == VIRTIO_SECRETS_E_ROTATED)
-			value->rotated = true;
+			value->rotated = epoch;
 		else if (!value->error)
 			secrets_retire(value, -EKEYREVOKED);
 	}
@@ -227,6 +251,7 @@ static int secrets_find_queues(struct secrets_device *vs)
 		return err;
 	mutex_lock(&vs->request_lock);
 	vs->requestq = vqs[0];
+	vs->failed = false;
 	mutex_unlock(&vs->request_lock);
 	vs->eventq = vqs[1];
 	return 0;
@@ -297,7 +322,7 @@ static int secrets_start(struct secrets_device *vs)
 	vs->told = 0;
 	vs->acked = 0;
 	vs->relist = true;
-	vs->rehydrated = false;
+	vs->rehydrated = 0;
 	err = secrets_sync(vs);
 	if (!err || err == -EBUSY)
 		return 0;
@@ -331,8 +356,7 @@ static void secrets_work(struct work_struct *work)
 	struct device *dev = &vs->vdev->dev;
 	int err;
 
-	if (vs->vdev->config->get_status(vs->vdev) &
-	    VIRTIO_CONFIG_S_NEEDS_RESET) {
+	if (secrets_needs_reset(vs->vdev)) {
 		dev_warn(dev, "the device needs a reset\n");
 		err = secrets_restart(vs);
 		if (err) {
@@ -354,15 +378,23 @@ static int secrets_validate(struct virtio_device *vdev)
 	return 0;
 }
 
-static void secrets_listen(struct secrets_device *vs, bool listening)
+static void secrets_listen(struct secrets_device *vs)
 {
 	spin_lock_irq(&vs->lock);
-	vs->listening = listening;
+	vs->listening = true;
 	spin_unlock_irq(&vs->lock);
-	if (listening)
-		secrets_kick(vs);
-	else
-		cancel_work_sync(&vs->work);
+	secrets_kick(vs);
+}
+
+/* Ends the worker, then the device. */
+static void secrets_shut(struct secrets_device *vs)
+{
+	spin_lock_irq(&vs->lock);
+	vs->listening = false;
+	spin_unlock_irq(&vs->lock);
+	secrets_give_up(vs);
+	cancel_work_sync(&vs->work);
+	secrets_stop(vs);
 }
 
 /* All uses of the device end here; files that are open stay, without values. */
@@ -432,7 +464,7 @@ static int secrets_probe(struct virtio_device *vdev)
 		secrets_gone(vs);
 		return err;
 	}
-	secrets_listen(vs, true);
+	secrets_listen(vs);
 	return 0;
 }
 
@@ -440,8 +472,7 @@ static void secrets_remove(struct virtio_device *vdev)
 {
 	struct secrets_device *vs = vdev->priv;
 
-	secrets_listen(vs, false);
-	secrets_stop(vs);
+	secrets_shut(vs);
 	secrets_gone(vs);
 }
 
@@ -451,8 +482,7 @@ static int secrets_freeze(struct virtio_device *vdev)
 {
 	struct secrets_device *vs = vdev->priv;
 
-	secrets_listen(vs, false);
-	secrets_stop(vs);
+	secrets_shut(vs);
 	return 0;
 }
 
@@ -464,7 +494,7 @@ static int secrets_restore(struct virtio_device *vdev)
 	if (err)
 		secrets_end_values(vs, -EIO);
 	else
-		secrets_listen(vs, true);
+		secrets_listen(vs);
 	return err;
 }
 #endif

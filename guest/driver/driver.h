@@ -42,6 +42,8 @@ struct secrets_device {
 	void *response;
 	/* The device kept a request: ask nothing more before a reset */
 	bool stuck;
+	/* The device has failed or is to be stopped: do not wait for it */
+	bool failed;
 	/* The buffer for a value it kept */
 	void *kept;
 	size_t kept_size;
@@ -59,8 +61,8 @@ struct secrets_device {
 	u32 last_id;
 	/* There is news that only a new list tells */
 	bool relist;
-	/* The host has filled all attached pages again */
-	bool rehydrated;
+	/* The epoch in which the host filled all attached pages again, or 0 */
+	u64 rehydrated;
 
 	/* Guards what follows, and every value's place, current and fields */
 	spinlock_t lock;
@@ -109,7 +111,8 @@ struct secrets_value {
 	/* The worker's: the device may write the pages */
 	bool attached;
 	u32 handle;
-	bool rotated;
+	/* The epoch in which the secret was last rotated, or 0 */
+	u64 rotated;
 	bool listed;
 
 	unsigned int page_count;
@@ -122,6 +125,7 @@ void secrets_device_put(struct secrets_device *vs);
 void secrets_kick(struct secrets_device *vs);
 int secrets_read_begin(struct secrets_device *vs, u32 *generation);
 bool secrets_read_retry(struct secrets_device *vs, u32 generation);
+int secrets_settle(struct secrets_device *vs);
 
 /* requests.c */
 bool secrets_name_valid(const u8 *name);
@@ -136,6 +140,7 @@ void *secrets_fetch(struct secrets_device *vs, const u8 *name, u32 room,
 void secrets_fetch_free(void *buffer, u32 room);
 int secrets_requests_init(struct secrets_device *vs);
 void secrets_answered(struct virtqueue *vq);
+void secrets_give_up(struct secrets_device *vs);
 void secrets_requests_stopped(struct secrets_device *vs);
 
 /* values.c */

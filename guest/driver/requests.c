@@ -70,13 +70,20 @@ void secrets_answered(struct virtqueue *vq)
 	complete(&vs->answered);
 }
 
+/* There will be no answers; whoever waits for one is to leave. */
+void secrets_give_up(struct secrets_device *vs)
+{
+	WRITE_ONCE(vs->failed, true);
+	complete(&vs->answered);
+}
+
 /* Waits for the one request. Interrupts may come for no reason. */
 static int secrets_wait(struct secrets_device *vs, u32 *used)
 {
 	unsigned long deadline = jiffies + SECRETS_TIMEOUT;
 
 	while (!virtqueue_get_buf(vs->requestq, used)) {
-		if (virtqueue_is_broken(vs->requestq))
+		if (READ_ONCE(vs->failed) || virtqueue_is_broken(vs->requestq))
 			return -EIO;
 		if (time_after(jiffies, deadline))
 			return -ETIMEDOUT;

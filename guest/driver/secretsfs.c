@@ -91,9 +91,11 @@ static void *secretsfs_rewrites(struct secrets_value *value)
 static int secretsfs_open(struct inode *inode, struct file *file)
 {
 	struct secrets_value *value = inode->i_private;
+	int err = READ_ONCE(value->error);
 
 	file->private_data = secretsfs_rewrites(value);
-	return READ_ONCE(value->error);
+	/* Another value came after the name was looked up: look it up again */
+	return err == -ESTALE ? -EOPENSTALE : err;
 }
 
 static ssize_t secretsfs_copy(struct secrets_value *value, loff_t pos,
@@ -198,9 +200,13 @@ static struct dentry *secretsfs_lookup(struct inode *dir, struct dentry *dentry,
 	u8 name[SECRETS_NAME_SIZE] = {};
 	struct secrets_value *value;
 	struct inode *inode;
+	int err;
 
 	if (dentry->d_name.len >= sizeof(name))
 		return NULL;
+	err = secrets_settle(vs);
+	if (err)
+		return ERR_PTR(err);
 	memcpy(name, dentry->d_name.name, dentry->d_name.len);
 	value = secrets_current(vs, name);
 	if (!value)
@@ -267,8 +273,9 @@ static const struct inode_operations secretsfs_dir_inode_operations = {
 /* Names are looked up anew, but for those of files in use. */
 static int secretsfs_revalidate(struct dentry *dentry, unsigned int flags)
 {
-	struct inode *inode;
 	struct secrets_value *value;
+	struct inode *inode;
+	int err;
 
 	if (flags & LOOKUP_RCU)
 		return -ECHILD;
@@ -278,7 +285,8 @@ static int secretsfs_revalidate(struct dentry *dentry, unsigned int flags)
 	if (S_ISDIR(inode->i_mode))
 		return 1;
 	value = inode->i_private;
-	return READ_ONCE(value->current_value);
+	err = secrets_settle(value->vs);
+	return err ?: READ_ONCE(value->current_value);
 }
 
 static const struct dentry_operations secretsfs_dentry_operations = {

@@ -187,6 +187,24 @@ static struct secrets_value *secrets_value_attach(struct secrets_device *vs,
 	return ERR_PTR(-EAGAIN);
 }
 
+static const char *secrets_reason(int err)
+{
+	switch (err) {
+	case -EACCES:
+		return "the host's policy refuses it";
+	case -EKEYREVOKED:
+		return "it is revoked";
+	case -EAGAIN:
+		return "the host cannot get it now";
+	case -ENOENT:
+		return "it is not declared any more";
+	case -ENOMEM:
+		return "out of memory";
+	default:
+		return "the host's answer makes no sense";
+	}
+}
+
 /* Attaches fresh pages and makes them what the secret's name finds. */
 static int secrets_renew(struct secrets_device *vs, struct secrets_value *old,
 			 const struct secrets_entry *entry)
@@ -200,8 +218,11 @@ static int secrets_renew(struct secrets_device *vs, struct secrets_value *old,
 		if (err == -EBUSY || err == -ENODEV || err == -EIO ||
 		    err == -ETIMEDOUT)
 			return err;
-		dev_warn(&vs->vdev->dev, "no value for the secret %s: %pe\n",
-			 entry->name, value);
+		/* Of a secret that is revoked already there is no news */
+		if (!old || old->error != err)
+			dev_warn(&vs->vdev->dev,
+				 "no value for the secret %s: %s\n",
+				 entry->name, secrets_reason(err));
 		return 0;
 	}
 	value->id = old ? old->id : ++vs->last_id;
@@ -244,7 +265,7 @@ static void secrets_rehydrated(struct secrets_device *vs,
 		 * Rotated since: how much of the pages the value of then takes
 		 * is not known.
 		 */
-		if (value->rotated ||
+		if (value->rotated > vs->rehydrated ||
 		    entry->value_len > value->page_count * PAGE_SIZE)
 			secrets_retire(value, -ESTALE);
 		else
@@ -311,6 +332,14 @@ int secrets_refresh(struct secrets_device *vs)
 	err = secrets_list(vs, &entries, &count, &epoch);
 	if (err)
 		return err;
+	/*
+	 * A list from after the news says nothing of pages that were filled in
+	 * between. Later news is on its way.
+	 */
+	if (vs->told && epoch > vs->told) {
+		kvfree(entries);
+		return -EBUSY;
+	}
 	secrets_for_each(vs, value)
 		value->listed = false;
 	for (i = 0; i < count && !err; i++)
@@ -321,13 +350,13 @@ int secrets_refresh(struct secrets_device *vs)
 		return err;
 
 	secrets_for_each(vs, value) {
-		value->rotated = false;
+		value->rotated = 0;
 		if (!value->current_value || value->listed)
 			continue;
 		secrets_retire(value, -EKEYREVOKED);
 		secrets_forget(value);
 	}
-	vs->rehydrated = false;
+	vs->rehydrated = 0;
 	spin_lock_irq(&vs->lock);
 	vs->epoch = epoch;
 	spin_unlock_irq(&vs->lock);
