@@ -25,6 +25,8 @@ fn main() -> ExitCode {
     };
     match execute(&cli) {
         Ok(code) => ExitCode::from(code),
+        // Whoever read our output has had enough: end as SIGPIPE would have ended us.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(128 + 13),
         Err(error) => {
             let code = error
                 .downcast_ref::<run::RunError>()
@@ -35,6 +37,12 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Does what the command line says; the exit code to end with.

@@ -376,3 +376,18 @@ fn test_help_and_version_are_no_errors() {
     assert_eq!(place.cachot(&[]).status.code(), Some(125));
     assert_eq!(place.cachot(&["fly"]).status.code(), Some(125));
 }
+
+#[test]
+fn test_check_whose_reader_is_gone_ends_without_a_word() {
+    let place = Place::new();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = place
+        .command(&["secret", "check", "A=env:API_TOKEN"])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(141));
+    assert!(output.stderr.is_empty(), "{output:?}");
+}

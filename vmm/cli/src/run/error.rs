@@ -57,11 +57,11 @@ pub enum RunError {
         /// Its last line.
         words: Option<String>,
     },
-    /// The guest ended before its command had.
+    /// The guest ended before its command had, or said nothing.
     #[error("{what}{}", .console.as_ref().map(|line| format!("; its console says: {line}")).unwrap_or_default())]
-    GuestEnded {
-        /// How.
-        what: &'static str,
+    Guest {
+        /// What it did.
+        what: String,
         /// The console's line that says most.
         console: Option<String>,
     },

@@ -176,16 +176,11 @@ impl Vm {
 
     /// Ends the VM, removes what it leaves, and says how the command ended.
     pub fn finish(mut self, ending: Ending) -> Result<u8, RunError> {
-        let patience = match ending.orderly {
+        // A monitor that was found dead has ended by itself, and how it did is the news.
+        let found_dead = matches!(ending.result, Err(SessionError::MonitorDied));
+        let patience = match ending.orderly || found_dead {
             true => POWER_OFF_PATIENCE,
             false => Duration::ZERO,
-        };
-        // The monitor that is found dead has ended by itself, and how it did is the news.
-        let found_dead = matches!(ending.result, Err(SessionError::MonitorDied));
-        let patience = if found_dead {
-            POWER_OFF_PATIENCE
-        } else {
-            patience
         };
         let monitor = self.monitor.end(patience)?;
         let result = ending.result.map_err(|error| match error {
@@ -194,6 +189,10 @@ impl Vm {
                 words: self.monitor.last_words(),
             },
             SessionError::Stopped(reason) => self.guest_ended(reason),
+            silent @ (SessionError::Silent | SessionError::Abandoned) => RunError::Guest {
+                what: silent.to_string(),
+                console: last_line(&self.console, |_| true),
+            },
             other => other.into(),
         });
         self.state.remove()?;
@@ -215,8 +214,8 @@ impl Vm {
                 "the guest's CPU shut down (triple fault) before the command had ended: check that kernel and initial RAM disk fit the machine and --memory"
             }
         };
-        RunError::GuestEnded {
-            what,
+        RunError::Guest {
+            what: what.to_owned(),
             console: panic.or_else(|| last_line(&self.console, |_| true)),
         }
     }
