@@ -3,8 +3,7 @@
 .NOTPARALLEL:
 
 cargo_target = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
-scripts = .ci/run resources/install-deps.sh $(wildcard guest/*.sh guest/*/*.sh tests/*.sh tests/e2e/*.sh) \
-	tests/debian-modules tests/lab/lab tests/lab/host-init tests/lab/debian-kernel
+scripts = $(shell grep -rlE '^\#!/bin/(ba)?sh' --exclude='*.rs' --exclude='*.md' .ci guest resources tests)
 step = @printf '\n== %s\n'
 
 all: build guest # the programs and what runs in guests
@@ -28,8 +27,8 @@ lint: deps
 	$(step) 'formatting and lints'
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	shellcheck -x -s sh $(filter-out tests/lab/%,$(scripts))
-	shellcheck $(filter tests/lab/%,$(scripts))
+	shellcheck $(scripts)
+	shellcheck -x -s sh tests/demo.sh tests/e2e/*.sh
 
 test: build guest lint # everything; needs no hardware virtualisation
 	$(step) 'preparing the lab'
