@@ -6,8 +6,10 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::firecracker::{self, Machine};
@@ -159,6 +161,12 @@ fn firecracker_here(program: &Path) -> anyhow::Result<Report> {
     let listener = UnixListener::bind(vsock.with_file_name("vsock_1024"))?;
     let command = firecracker::command(program, &machine, folder.path())?;
     let vm = Timed::start(command, Stream::Stdout)?;
+    let mut ready = [PollFd::new(&listener, PollFlags::IN)];
+    let patience = Timespec::try_from(Duration::from_secs(60))?;
+    ensure!(
+        poll(&mut ready, Some(&patience))? == 1,
+        "the peer's guest did not reach user space within 60 s"
+    );
     let (mut control, _) = listener.accept()?;
     control.read_exact(&mut [0])?;
     let time = vm.elapsed();
