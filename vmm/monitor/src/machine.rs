@@ -304,7 +304,9 @@ fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>, MachineE
             vcpu.set_cpuid2(&cpuid)
                 .map_err(kvm_error("KVM_SET_CPUID2"))?;
             msr::set_boot_msrs(&vcpu)?;
-            interrupts::set_lint(&vcpu).map_err(kvm_error("KVM_SET_LAPIC"))?;
+            if index == 0 {
+                interrupts::mask_lint0(&vcpu).map_err(kvm_error("KVM_SET_LAPIC"))?;
+            }
             registers::set_fpu(&vcpu).map_err(kvm_error("KVM_SET_FPU"))?;
             Ok(vcpu)
         })

@@ -1,38 +1,32 @@
-//! Local APIC inputs as firmware leaves them: LINT0 takes the legacy interrupt controller's interrupts,
-//! LINT1 is the NMI (Intel MultiProcessor Specification 1.4, "Virtual Wire Mode").
+//! The local APIC's LINT0 input, which on a PC takes the interrupts of the legacy controllers.
+//!
+//! KVM's in-kernel controllers come with those, and every interrupt below 16 reaches both them and the I/O APIC.
+//! Nobody initialises the legacy ones on a hardware-reduced machine, so what they deliver would look like
+//! an exception to the guest.
 
 use kvm_bindings::kvm_lapic_state;
 use kvm_ioctls::VcpuFd;
 
-/// Offsets of the registers in the APIC page (Intel SDM, volume 3A, "Local APIC Register Address Map").
+/// Offset of the local vector table's entry for LINT0 in the APIC page (Intel SDM, volume 3A, "Local APIC
+/// Register Address Map").
 const LVT_LINT0: usize = 0x350;
-const LVT_LINT1: usize = 0x360;
 
-/// Delivery modes, bits 8 to 10 of a local vector table entry.
-const MODE_MASK: u32 = 0x700;
-const MODE_NMI: u32 = 0x400;
-const MODE_EXTINT: u32 = 0x700;
+/// The mask bit of an entry ("Local Vector Table"), in its third byte.
+const MASKED_BYTE: usize = 2;
+const MASKED: i8 = 1;
 
-/// Sets both inputs.
+/// Masks LINT0. Needed for the first vCPU only: KVM unmasks it there as firmware would.
 ///
 /// # Errors
 /// When KVM refuses.
-pub fn set_lint(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+pub fn mask_lint0(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let mut lapic = vcpu.get_lapic()?;
-    set_delivery_mode(&mut lapic, LVT_LINT0, MODE_EXTINT);
-    set_delivery_mode(&mut lapic, LVT_LINT1, MODE_NMI);
+    set_masked(&mut lapic);
     vcpu.set_lapic(&lapic)
 }
 
-fn set_delivery_mode(lapic: &mut kvm_lapic_state, register: usize, mode: u32) {
-    for (at, byte) in (0..)
-        .step_by(8)
-        .zip(&mut lapic.regs[register..register + 4])
-    {
-        let [mask, mode, ..] = [MODE_MASK >> at, mode >> at].map(|word| word.to_le_bytes()[0]);
-        // The page is declared as characters, which are signed here.
-        *byte = (byte.cast_unsigned() & !mask | mode).cast_signed();
-    }
+fn set_masked(lapic: &mut kvm_lapic_state) {
+    lapic.regs[LVT_LINT0 + MASKED_BYTE] |= MASKED;
 }
 
 #[cfg(test)]
@@ -40,16 +34,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn test_set_delivery_mode_leaves_other_bits() {
+    fn test_set_masked_leaves_other_bits() {
         let mut lapic = kvm_lapic_state::default();
-        lapic.regs[LVT_LINT1..LVT_LINT1 + 4].copy_from_slice(&[0x11, 0x13, 0x01, 0x55]);
+        lapic.regs[LVT_LINT0..LVT_LINT0 + 4].copy_from_slice(&[0x11, 0x07, 0x02, 0x55]);
 
-        set_delivery_mode(&mut lapic, LVT_LINT1, MODE_NMI);
+        set_masked(&mut lapic);
 
-        assert_eq!(
-            lapic.regs[LVT_LINT1..LVT_LINT1 + 4],
-            [0x11, 0x14, 0x01, 0x55]
-        );
-        assert_eq!(lapic.regs[LVT_LINT1 + 4], 0);
+        let entry = &lapic.regs[LVT_LINT0..LVT_LINT0 + 4];
+        // Bit 16 of the register.
+        assert_eq!(entry, [0x11, 0x07, 0x03, 0x55]);
+        assert_eq!(lapic.regs[LVT_LINT0 + 4], 0);
     }
 }
