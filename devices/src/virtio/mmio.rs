@@ -302,9 +302,13 @@ impl<D: VirtioDevice<M>, M: GuestMemory> Transport<D, M> {
     fn run(&mut self, work: impl FnOnce(&mut D, &mut QueueIo<'_, M>) -> Result<(), DeviceError>) {
         let (device, mut io) = self.device_and_io();
         let worked = work(device, &mut io);
+        let unfinished = io.unfinished();
         drop(io);
         if worked.is_err() {
             self.needs_reset();
+        }
+        for queue in (0..u32::BITS).filter(|queue| unfinished >> queue & 1 != 0) {
+            self.notifier.notify(queue);
         }
     }
 

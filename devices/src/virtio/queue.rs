@@ -14,6 +14,10 @@ use super::interrupt::Interrupt;
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT`, in the flags at the beginning of an available ring.
 const NO_INTERRUPT: u16 = 1;
 
+/// Chains that one loan may take. A driver with several CPUs can refill a ring as fast as it is emptied; the
+/// device thread also serves other devices, signals and the control socket, and comes back later.
+const CHAINS_A_LOAN: u16 = 64;
+
 /// The queues, the memory and the interrupt of one device, lent to it for one call. When the loan ends the
 /// driver is interrupted, once, if chains were returned and it wants to know.
 #[derive(Debug)]
@@ -24,6 +28,10 @@ pub struct QueueIo<'a, M: GuestMemory> {
     interrupt: &'a Interrupt,
     /// Queues that chains were returned to, as a bit mask.
     returned: u32,
+    /// Chains that may still be taken.
+    budget: u16,
+    /// Queues that chains were refused from because none may be taken any more, as a bit mask.
+    unfinished: u32,
 }
 
 impl<'a, M: GuestMemory> QueueIo<'a, M> {
@@ -35,10 +43,13 @@ impl<'a, M: GuestMemory> QueueIo<'a, M> {
             queues,
             interrupt,
             returned: 0,
+            budget: CHAINS_A_LOAN,
+            unfinished: 0,
         }
     }
 
-    /// Takes the next whole chain of queue `index`; none where the driver does not use that queue.
+    /// Takes the next whole chain of queue `index`; none where the driver does not use that queue, or
+    /// enough was taken in this loan: the queue is then notified again.
     /// Malformed chains are returned to the driver with a used length of 0 on the way.
     ///
     /// # Errors
@@ -53,6 +64,12 @@ impl<'a, M: GuestMemory> QueueIo<'a, M> {
             let Some(head) = queue.iter(mem)?.next().map(|chain| chain.head_index()) else {
                 return Ok(None);
             };
+            if self.budget == 0 {
+                queue.go_to_previous_position();
+                self.unfinished |= bit(index);
+                return Ok(None);
+            }
+            self.budget -= 1;
             let table = GuestAddress(queue.desc_table());
             if let Ok(chain) = Chain::walk(mem, table, queue.size(), head) {
                 return Ok(Some(chain));
@@ -93,9 +110,13 @@ impl<'a, M: GuestMemory> QueueIo<'a, M> {
         let queue = self.queue(index)?;
         let mem = self.mem;
         self.queues[queue].add_used(mem, head, len)?;
-        // Devices have a few queues; with more than 32 the driver would hear of all of them.
-        self.returned |= u32::try_from(queue).map_or(u32::MAX, |queue| 1_u32.wrapping_shl(queue));
+        self.returned |= bit(queue);
         Ok(())
+    }
+
+    /// Queues that still have chains for this device, as a bit mask.
+    pub(super) fn unfinished(&self) -> u32 {
+        self.unfinished
     }
 
     /// Tells the driver that the configuration space changed.
@@ -126,6 +147,11 @@ impl<'a, M: GuestMemory> QueueIo<'a, M> {
             Err(virtio_queue::Error::QueueNotReady)
         }
     }
+}
+
+/// The bit of a queue in a mask. Devices have a few queues; with more than 32, all of them would be meant.
+fn bit(queue: usize) -> u32 {
+    u32::try_from(queue).map_or(u32::MAX, |queue| 1_u32.wrapping_shl(queue))
 }
 
 impl<M: GuestMemory> Drop for QueueIo<'_, M> {
@@ -296,6 +322,36 @@ mod tests {
         (0..u64::from(count))
             .map(|slot| (word(USED + 4 + 8 * slot), word(USED + 8 + 8 * slot)))
             .collect()
+    }
+
+    #[test]
+    fn test_pop_from_a_ring_that_is_refilled_for_ever_comes_to_an_end() {
+        for head in [2, 1] {
+            let mem = memory();
+            offer(&mem, &[head; 8]);
+            let (mut queues, interrupt) = ([queue()], Interrupt::new().expect("an eventfd"));
+            let mut io = QueueIo::new(&mem, &mut queues, &interrupt);
+            let refill = |taken: u16| {
+                mem.write_obj(taken.wrapping_add(8), GuestAddress(AVAIL + 2))
+                    .expect("RAM");
+            };
+
+            let mut taken = 0;
+            while io.pop(0).expect("the rings are whole").is_some() {
+                taken += 1;
+                refill(taken);
+                assert!(taken <= CHAINS_A_LOAN);
+            }
+
+            // Broken chains are returned inside one call, which sees the ring refilled only after it.
+            let all = if head == 2 { CHAINS_A_LOAN } else { 0 };
+            assert_eq!(taken, all);
+            assert_eq!(io.unfinished(), u32::from(head == 2));
+            drop(io);
+            refill(taken);
+            let mut next = QueueIo::new(&mem, &mut queues, &interrupt);
+            assert_eq!(next.pop(0).expect("whole").is_some(), head == 2);
+        }
     }
 
     #[test]
