@@ -8,7 +8,6 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, ioctl_expr};
-use vmm_sys_util::signal::SIGRTMIN;
 
 /// What a thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,11 +100,9 @@ fn get_flags() -> Vec<Condition> {
     vec![(1, SeccompCmpOp::Eq, u64::from(libc::F_GETFD.unsigned_abs()))]
 }
 
-/// The kick of a vCPU thread, and what `abort` sends.
+/// The kick of a vCPU thread, and what `abort` sends: to this process only.
 fn own_signals() -> Vec<Condition> {
-    [SIGRTMIN(), libc::SIGABRT]
-        .map(|signal| (2, SeccompCmpOp::Eq, u64::from(signal.unsigned_abs())))
-        .to_vec()
+    vec![(0, SeccompCmpOp::Eq, std::process::id().into())]
 }
 
 fn unix_socket() -> Vec<Condition> {

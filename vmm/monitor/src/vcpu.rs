@@ -3,8 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::bus::Bus;
+use crate::gate::Gate;
 use crate::metrics::{ExitKind, ExitReport, Exits};
 use crate::protocol::StopReason;
 use crate::seccomp::{self, ThreadKind};
@@ -151,7 +151,7 @@ impl Crew {
                 .kill(kick_signal())
                 .expect("vCPU threads do not end, and the number is a real-time signal's");
         }
-        if self.gate.wait_for_rest(self.threads.len()) {
+        if self.gate.wait_for_rest(self.threads.len(), REST_TIMEOUT) {
             Ok(())
         } else {
             Err(CrewError::Rest)
@@ -161,84 +161,6 @@ impl Crew {
     /// Exits of each vCPU.
     pub fn exits(&self) -> impl Iterator<Item = ExitReport> {
         self.exits.iter().map(|exits| exits.report())
-    }
-}
-
-/// Where vCPU threads rest while the machine is paused.
-struct Gate {
-    state: Mutex<GateState>,
-    changed: Condvar,
-    /// Copy of `!state.open` that is looked at before every entry into the guest.
-    closed: AtomicBool,
-}
-
-struct GateState {
-    open: bool,
-    resting: usize,
-}
-
-impl Gate {
-    fn closed() -> Self {
-        Self {
-            state: Mutex::new(GateState {
-                open: false,
-                resting: 0,
-            }),
-            changed: Condvar::new(),
-            closed: AtomicBool::new(true),
-        }
-    }
-
-    fn open(&self) {
-        let mut state = lock(&self.state);
-        state.open = true;
-        self.closed.store(false, Ordering::SeqCst);
-        self.changed.notify_all();
-    }
-
-    fn close(&self) {
-        let mut state = lock(&self.state);
-        state.open = false;
-        self.closed.store(true, Ordering::SeqCst);
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
-    /// Rests until the gate is open.
-    fn rest(&self) {
-        let mut state = lock(&self.state);
-        state.resting += 1;
-        self.changed.notify_all();
-        state = self
-            .changed
-            .wait_while(state, |state| !state.open)
-            .unwrap_or_else(PoisonError::into_inner);
-        state.resting -= 1;
-    }
-
-    /// Rests for good: a vCPU that has ended counts as one that rests.
-    fn rest_forever(&self) -> ! {
-        let mut state = lock(&self.state);
-        state.resting += 1;
-        self.changed.notify_all();
-        loop {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn wait_for_rest(&self, threads: usize) -> bool {
-        let (_state, waited) = self
-            .changed
-            .wait_timeout_while(lock(&self.state), REST_TIMEOUT, |state| {
-                state.resting < threads
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        !waited.timed_out()
     }
 }
 
