@@ -8,13 +8,14 @@ guest_with_probe
 value=$(cat "$work/value")
 printf %s "$PLAIN" >"$work/plain"
 
-# A running VM whose workload has only looked at its secret through a mapping, so that the one copy in
-# the guest is the attached page.
+# A running VM whose workload has only looked at its secrets through mappings, so that the one copy in the guest
+# is the attached page.
+"$probe" pattern 5 64 >"$work/looked-at"
 cat >"$work/wait" <<'S'
-test -s /run/secrets/API_KEY && echo ready
+probe look /run/secrets/LOOKED_AT 5 64 && test -s /run/secrets/API_KEY && echo ready
 while ! [ -e /tmp/never ]; do sleep 1; done
 S
-API_TOKEN=$value cachot run --initrd "$initrd" --secret API_KEY=env:API_TOKEN --env "MARK=$PLAIN" -- \
+API_TOKEN=$value cachot run --initrd "$initrd" --secret API_KEY=env:API_TOKEN --secret "LOOKED_AT=file:$work/looked-at" --env "MARK=$PLAIN" -- \
     sh -c "$(cat "$work/wait")" >"$work/log" 2>"$work/errors" &
 shell=$!
 for _ in $(seq 100); do
@@ -38,6 +39,10 @@ matches "control: the state folder names the secret" config "$(files_with API_KE
 
 "$probe" scan-process "$monitor" "$work/value" >"$work/scan"
 equal "one copy in the monitor's memory" 1 "$(grep -c '^hit' "$work/scan")"
+"$probe" scan-process "$monitor" "$work/looked-at" >"$work/scan-looked-at"
+equal "one copy of what was read through a mapping" 1 "$(grep -c '^hit' "$work/scan-looked-at")"
+searched=$(sed -n 's/^scanned \([0-9]*\) bytes.*/\1/p' "$work/scan")
+if [ "$searched" -ge $((256 * 1024 * 1024)) ]; then ok "all of the guest's RAM was searched"; else fail "only $searched bytes were searched"; fi
 "$probe" scan-process "$monitor" "$work/plain" >"$work/scan-plain"
 matches "control: what the guest holds is found there" '^hit' "$(cat "$work/scan-plain")"
 address=$(sed -n 's/^hit \(0x[0-9a-f]*\) .*/\1/p' "$work/scan")
@@ -46,28 +51,44 @@ case $address in
 *) fail "the copy at $address does not begin a page" ;;
 esac
 
-"$probe" scan-process "$keeper" "$work/value" >"$work/scan-keeper"
-absent "the keeper's stack and heap" "[stack]" "$(cat "$work/scan-keeper")"
-absent "the keeper's heap" "[heap]" "$(cat "$work/scan-keeper")"
+# The keeper holds the value in sealed memory and nowhere else.
+"$probe" scan-process "$keeper" "$work/value" >"$work/scan-keeper" || fail "the keeper cannot be searched"
+matches "control: the keeper holds the value" '^hit .*memfd:cachot-secret' "$(cat "$work/scan-keeper")"
+equal "in its sealed memory only" "" "$(grep '^hit' "$work/scan-keeper" | grep -v memfd:cachot-secret)"
 
 kill -TERM "$keeper"
 wait "$shell"
 
-# From inside: the command line, the initramfs, the kernel's log, block devices.
+# From inside: each place is searched for the value, and for a mark that it also holds.
+mark="mark-1d0f7a5c93"
 cat >"$work/inside" <<'S'
-find_in() { name=$1; shift; if cat "$@" 2>/dev/null | grep -aqF -f /run/secrets/API_KEY; then echo "FOUND in $name"; else echo "clean $name"; fi; }
-find_in cmdline /proc/cmdline
-find_in init-environment /proc/1/environ /proc/1/cmdline
-find_in kernel-log /dev/kmsg-copy
-dmesg > /tmp/dmesg; find_in dmesg /tmp/dmesg
-for f in /init /bin/busybox; do find_in $f $f; done
-for d in /dev/vd?; do find_in $d $d; done
-find_in control /run/secrets/API_KEY
-S
-API_TOKEN=$value exits "a search from inside" 0 cachot run --secret API_KEY=env:API_TOKEN -- sh -c "$(cat "$work/inside")"
-for place in cmdline init-environment dmesg /init /bin/busybox; do
-    matches "not in the guest's $place" "^clean $place$" "$out"
+dmesg >/tmp/dmesg 2>/dev/null
+printf %s "$MARK" >/tmp/mark
+for place in $PLACES; do
+    cat "$place" >/dev/null || echo "cannot read $place"
+    # grep looks at a line up to its first zero byte.
+    tr '\0' '\n' <"$place" | grep -aqF -f /tmp/mark && echo "marked $place"
+    tr '\0' '\n' <"$place" | grep -aqF -f /run/secrets/API_KEY && echo "FOUND $place"
 done
-matches "control: the search finds what is there" '^FOUND in control$' "$out"
-absent "nowhere else" 'FOUND in /' "$out"
+true
+S
+# search WHERE MARK PLACES OPTION...
+search() {
+    where=$1 marked=$2 places=$3
+    shift 3
+    API_TOKEN=$value exits "a search of $where" 0 cachot run "$@" --secret API_KEY=env:API_TOKEN --env "MARK=$marked" --env "PLACES=$places" -- \
+        sh -c "echo $marked >/dev/kmsg; $(cat "$work/inside")"
+    absent "all of $where can be read" 'cannot read' "$out"
+    absent "the value is nowhere in $where" FOUND "$out"
+    for place in $places; do
+        matches "control: the mark is found in $place" "^marked $place$" "$out"
+    done
+}
+search "the kernel's texts" "$mark" "/proc/cmdline /tmp/dmesg" --cmdline "$mark"
+search "the initramfs" /run/secrets "/init"
+search "the initramfs's programs" BusyBox "/bin/busybox"
+search "the block device" an-image "/dev/vda" --rootfs "$IN/rootfs.ext4"
+API_TOKEN=$value exits "control: the search finds a value" 0 cachot run --secret API_KEY=env:API_TOKEN --env MARK=x --env PLACES=/run/secrets/API_KEY -- \
+    sh -c "$(cat "$work/inside")"
+matches "control: the search finds a value where it is" '^FOUND /run/secrets/API_KEY$' "$out"
 finish

@@ -73,4 +73,5 @@ finish() {
         echo "$failures checks failed" >&2
         exit 1
     fi
+    ok "finished"
 }

@@ -13,7 +13,9 @@ refuses "duplicate name" 'A.*(twice|duplicate|more than once)' cachot run --secr
 refuses "illegal name" 'declaration 1.*name' cachot run --secret 1A=env:GOOD -- true
 exits "all failures together" 125 cachot run --secret A=env:NONE_1 --secret B=env:GOOD --secret C=nope:x --secret D=env:EMPTY -- true
 for name in A C D; do matches "all failures together: $name" "$name" "$err"; done
-absent "no failure of the good one" NONE_2 "$err"
+absent "no failure of the good one" 'secret B' "$err"
+matches "control: failures look like this" 'secret A' "$err"
+absent "no value in messages" "$GOOD" "$err"
 
 refuses "no such kernel" '/no/such/kernel' cachot run --kernel /no/such/kernel -- true
 head -c 100000 /dev/urandom >"$work/noise"

@@ -12,7 +12,9 @@ fn secrets_are_delivered() {
 
 #[test]
 fn values_are_nowhere_else() {
-    run_script("clean", "4G", &[]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let image = rootfs(folder.path());
+    run_script("clean", "4G", &[image]);
 }
 
 #[test]
@@ -76,7 +78,7 @@ fn rootfs(folder: &Path) -> PathBuf {
         set -e
         mkdir -p "$0"/bin "$0"/etc "$0"/dev "$0"/proc "$0"/sys "$0"/run "$0"/tmp "$0"/root "$0"/home/app
         cp "$(command -v busybox)" "$0/bin/busybox"
-        for tool in sh cat ls echo grep cut touch test id pwd; do ln -s busybox "$0/bin/$tool"; done
+        for tool in sh cat ls echo grep cut touch test id pwd tr; do ln -s busybox "$0/bin/$tool"; done
         echo an-image > "$0/etc/image-name"
         printf 'root:x:0:0:root:/root:/bin/sh\napp:x:1500:1500:app:/home/app:/bin/sh\n' > "$0/etc/passwd"
         printf 'root:x:0:\napp:x:1500:\n' > "$0/etc/group"

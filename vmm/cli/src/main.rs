@@ -8,6 +8,9 @@ use cachot::run::{self, OWN_FAILURE};
 use cachot::{doctor, secret_check};
 use clap::Parser;
 
+/// Longest line of an error, in characters.
+const MAX_LINE: usize = 1000;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -32,11 +35,20 @@ fn main() -> ExitCode {
                 .downcast_ref::<run::RunError>()
                 .map_or(OWN_FAILURE, run::RunError::exit_code);
             for line in format!("{error:#}").lines() {
-                eprintln!("cachot: {line}");
+                eprintln!("cachot: {}", printable(line));
             }
             ExitCode::from(code)
         }
     }
+}
+
+/// A line that may quote what a guest wrote: without control characters, and not without end.
+fn printable(line: &str) -> String {
+    let plain = line.chars().map(|character| match character {
+        character if character.is_control() => ' ',
+        character => character,
+    });
+    plain.take(MAX_LINE).collect()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

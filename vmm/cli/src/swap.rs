@@ -1,6 +1,7 @@
 //! Whether this machine could write guest memory to its swap.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use cachot_devices::memory;
@@ -26,7 +27,11 @@ impl Default for Sources {
 impl Sources {
     /// Whether there is a swap area in use.
     pub fn swap_is_on(&self) -> bool {
-        memory::host_may_swap(&read(&self.swaps), None)
+        match fs::read_to_string(&self.swaps) {
+            Ok(swaps) => memory::host_may_swap(&swaps, None),
+            // A kernel without swap has no such file; one that hides it may have swap.
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     /// Whether memory of this process, and of those it starts, may be swapped out.
@@ -48,7 +53,7 @@ impl Sources {
     }
 }
 
-/// A file of the kernel; one that is not there, as on a kernel without swap, says nothing.
+/// A file of the kernel; one that cannot be read forbids nothing.
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
@@ -89,5 +94,15 @@ mod tests {
             let sources = sources(folder.path(), swaps, limits);
             assert_eq!(sources.may_swap(), expected, "{swaps} {limits:?}");
         }
+    }
+
+    #[test]
+    fn test_may_swap_with_a_hidden_list_is_assumed_and_with_none_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut sources = sources(folder.path(), HEADING, &[]);
+        sources.swaps = folder.path().into();
+        assert!(sources.may_swap());
+        sources.swaps = folder.path().join("none");
+        assert!(!sources.may_swap());
     }
 }

@@ -12,6 +12,10 @@ pub const BOOT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a command may take to end after the SIGTERM of a timeout.
 pub const GRACE: Duration = Duration::from_secs(5);
 
+/// How long output of a command with a time limit may wait to be read after the command has ended. An honest guest
+/// has sent all of it by then; another one could send for ever.
+const READING_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long the guest may take to close its connections when the command has ended, or to end itself
 /// once its control connection is gone.
 pub const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
@@ -120,6 +124,8 @@ pub struct Life {
     terminal: bool,
     deadline: Option<Instant>,
     timeout: Option<Duration>,
+    /// When the VM ends whatever the guest says or sends: the time limit and its grace.
+    last_moment: Option<Instant>,
     timed_out: bool,
     interrupted: Option<Instant>,
     stopped: Option<StopReason>,
@@ -134,6 +140,7 @@ impl Life {
             phase: Phase::Booting(Box::new(start)),
             deadline: Some(now + BOOT_PATIENCE),
             timeout,
+            last_moment: None,
             timed_out: false,
             interrupted: None,
             stopped: None,
@@ -142,7 +149,7 @@ impl Life {
 
     /// When [`Life::expired`] is to be called.
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        self.deadline.into_iter().chain(self.last_moment).min()
     }
 
     /// Whether the command has ended, so that only its output is still to come.
@@ -167,6 +174,7 @@ impl Life {
                 if session == self.session && matches!(self.phase, Phase::Starting) {
                     self.phase = Phase::Running;
                     self.deadline = self.timeout.map(|timeout| now + timeout);
+                    self.last_moment = self.deadline.map(|deadline| deadline + GRACE);
                     return Some(Action::Started);
                 }
                 None
@@ -176,6 +184,8 @@ impl Life {
                     let code = if self.timed_out { TIMED_OUT } else { code };
                     self.phase = Phase::Finishing(code);
                     self.deadline = Some(now + CLOSING_PATIENCE);
+                    let read = now + READING_PATIENCE;
+                    self.last_moment = self.last_moment.map(|last| last.max(read));
                 }
                 None
             }
@@ -276,7 +286,9 @@ impl Life {
     /// The deadline has passed. `writing` says that output waits for the user to read it.
     pub fn expired(&mut self, writing: bool, now: Instant) -> Option<Action> {
         self.deadline = None;
+        let overdue = self.last_moment.is_some_and(|last| last <= now);
         match &self.phase {
+            Phase::Finishing(code) if overdue => killed(Ok(*code)),
             Phase::Booting(_) | Phase::Starting => killed(Err(SessionError::Silent)),
             Phase::Lost => killed(Err(SessionError::Abandoned)),
             Phase::Finishing(_) if writing => {
@@ -431,6 +443,16 @@ mod tests {
         life.expired(false, now);
         life.heard(EXITED, now);
         assert_eq!(ending(life.goodbye(true)), (Ok(124), true));
+    }
+
+    #[test]
+    fn test_timeout_ends_a_guest_that_sends_for_ever_after_the_end() {
+        let (mut life, now) = running(Some(Duration::from_secs(9)));
+        life.heard(EXITED, now);
+        assert!(life.expired(true, now + CLOSING_PATIENCE).is_none());
+        let last = now + READING_PATIENCE;
+        assert!(life.deadline() <= Some(last));
+        assert_eq!(ending(life.expired(true, last)), (Ok(3), false));
     }
 
     #[test]
