@@ -84,7 +84,8 @@ fn one(lab: &Path, peer: Option<&Path>) -> anyhow::Result<Report> {
         option.unwrap_or_default()
     )?;
     let mut command = Command::new(lab);
-    command.args(["run"]).arg(script.path());
+    // Firecracker does not start without XSAVE; both get the same host.
+    command.arg("run").arg(script.path()).arg("--xsave");
     command.arg("--program").arg(std::env::current_exe()?);
     if let Some(peer) = peer {
         command.arg("--program").arg(peer);
