@@ -77,18 +77,21 @@ void secrets_give_up(struct secrets_device *vs)
 	complete(&vs->answered);
 }
 
-/* Waits for the one request. Interrupts may come for no reason. */
+/*
+ * Waits for the one request. Looks for an answer only after an interrupt: those
+ * that find nothing to do count as unhandled. They may come for no reason.
+ */
 static int secrets_wait(struct secrets_device *vs, u32 *used)
 {
 	unsigned long deadline = jiffies + SECRETS_TIMEOUT;
 
-	while (!virtqueue_get_buf(vs->requestq, used)) {
+	do {
 		if (READ_ONCE(vs->failed) || virtqueue_is_broken(vs->requestq))
 			return -EIO;
 		if (time_after(jiffies, deadline))
 			return -ETIMEDOUT;
 		wait_for_completion_timeout(&vs->answered, HZ);
-	}
+	} while (!virtqueue_get_buf(vs->requestq, used));
 	return 0;
 }
 
