@@ -34,7 +34,7 @@ test: build guest lint # everything; needs no hardware virtualisation
 	$(step) 'preparing the lab'
 	tests/lab/lab image
 	$(step) 'tests (those of whole systems take minutes where KVM is emulated)'
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
 
 bench: build guest # times, exits and memory, measured now; PEER_FIRECRACKER=/path adds ratios
 	$(step) 'bare metal, on this machine'
