@@ -3,10 +3,10 @@
 # Needs root, or sudo without a password. Where nothing is missing it changes nothing.
 set -eu
 
-# compilers and the guest kernel; the lab; initramfs and images; the tests
+# compilers and the guest kernel; the lab; initramfs, images, modules for Debian's kernels; the tests
 packages='build-essential bc bison flex libelf-dev linux-source-6.12
 qemu-system-x86 busybox-static zstd xz-utils kmod
-cpio e2fsprogs util-linux
+cpio e2fsprogs util-linux pahole
 procps shellcheck'
 
 missing=''
