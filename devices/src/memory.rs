@@ -5,8 +5,11 @@
 //! then can a huge page of the host map a huge page of the guest.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, MlockFlags, ProtFlags};
 use vm_memory::bitmap::BS;
@@ -24,6 +27,9 @@ pub const HOLE_END: u64 = 1 << 32;
 
 /// Sizes of RAM are multiples of this, and mappings are aligned to it: a huge page, in bytes.
 pub const GRANULE: u64 = 2 << 20;
+
+/// A page of the host and of the guest, in bytes.
+const PAGE: usize = 4096;
 
 /// Least RAM, in bytes: the kernel's own text and a small initial RAM disk fit.
 pub const MIN_SIZE: u64 = 16 << 20;
@@ -80,6 +86,26 @@ pub enum RamError {
     /// The kernel refused an advice that keeps memory out of core dumps.
     #[error("cannot keep guest memory out of core dumps: madvise failed")]
     Advise(#[source] io::Error),
+    /// An image of another length.
+    #[error("the image's memory has {found} bytes, not the {expected} of its machine")]
+    ImageSize {
+        /// Bytes of the file.
+        found: u64,
+        /// Bytes of RAM.
+        expected: u64,
+    },
+    /// The file behind the memory does not answer.
+    #[error("cannot tell which pages of guest memory hold data")]
+    Pages(#[source] io::Error),
+}
+
+/// A run of guest-physical memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Its first address.
+    pub start: GuestAddress,
+    /// Bytes, a multiple of the page size.
+    pub len: u64,
 }
 
 /// Whether the host may swap out anonymous memory of this process.
@@ -111,6 +137,40 @@ impl GuestRam {
     /// # Panics
     /// Never: the regions are sorted and apart.
     pub fn new(size: u64, swap: Swap) -> Result<Self, RamError> {
+        let ram = Self::build(size, |start, len, _| RamRegion::new(start, len, None, swap))?;
+        if let Some(first) = ram.iter().next() {
+            first.split_first_granule()?;
+        }
+        Ok(ram)
+    }
+
+    /// Maps an image of RAM, copy on write: what the guest writes stays out of the file. The regions lie in
+    /// the file one after the other. The file must not change or shrink any more; a sealed memfd cannot.
+    ///
+    /// # Errors
+    /// See [`RamError`].
+    pub fn map(image: OwnedFd, size: u64, swap: Swap) -> Result<Self, RamError> {
+        let found = rustix::fs::fstat(&image).map_err(|errno| RamError::Pages(errno.into()))?;
+        let found = u64::try_from(found.st_size).unwrap_or(0);
+        if found != size {
+            return Err(RamError::ImageSize {
+                found,
+                expected: size,
+            });
+        }
+        let file = Arc::new(image);
+        Self::build(size, |start, len, offset| {
+            let file = Arc::clone(&file);
+            RamRegion::new(start, len, Some(Image { file, offset }), swap)
+        })
+    }
+
+    /// Makes the regions of `size` bytes of RAM; `region` is given a start, a length and the number of bytes
+    /// before it.
+    fn build(
+        size: u64,
+        region: impl Fn(GuestAddress, u64, u64) -> Result<RamRegion, RamError>,
+    ) -> Result<Self, RamError> {
         if !(MIN_SIZE..=MAX_SIZE).contains(&size) {
             return Err(RamError::Size(size));
         }
@@ -118,15 +178,28 @@ impl GuestRam {
             return Err(RamError::Unaligned(size));
         }
         let low = size.min(HOLE_START);
-        let first = RamRegion::new(GuestAddress(0), low, swap)?;
-        first.split_first_granule()?;
-        let mut regions = vec![first];
+        let mut regions = vec![region(GuestAddress(0), low, 0)?];
         if size > low {
-            regions.push(RamRegion::new(GuestAddress(HOLE_END), size - low, swap)?);
+            regions.push(region(GuestAddress(HOLE_END), size - low, low)?);
         }
         let regions = GuestRegionCollection::from_regions(regions)
             .expect("the second region begins after the hole, behind the first");
         Ok(Self { regions })
+    }
+
+    /// The pages that may hold something else than zero bytes, in order: those that were ever touched, and
+    /// those that an image brought. Nothing is touched by asking.
+    ///
+    /// Pages on a swap device are not among them: on a host that may swap this must not be used.
+    ///
+    /// # Errors
+    /// [`RamError::Pages`].
+    pub fn data(&self) -> Result<Vec<Extent>, RamError> {
+        let mut extents = Vec::new();
+        for region in self.regions.iter() {
+            region.data(&mut extents).map_err(RamError::Pages)?;
+        }
+        Ok(extents)
     }
 
     /// Bytes of RAM.
@@ -162,12 +235,21 @@ impl GuestMemoryBackend for GuestRam {
     }
 }
 
+/// The file behind a region.
+#[derive(Debug)]
+struct Image {
+    file: Arc<OwnedFd>,
+    /// Where the region begins in it.
+    offset: u64,
+}
+
 /// A run of guest-physical addresses behind which there is one mapping; unmapped on drop.
 #[derive(Debug)]
 pub struct RamRegion {
     start: GuestAddress,
     host: NonNull<u8>,
     len: usize,
+    image: Option<Image>,
 }
 
 // SAFETY: the mapping belongs to no thread, and all access to its bytes is volatile.
@@ -176,14 +258,25 @@ unsafe impl Send for RamRegion {}
 unsafe impl Sync for RamRegion {}
 
 impl RamRegion {
-    fn new(start: GuestAddress, size: u64, swap: Swap) -> Result<Self, RamError> {
+    fn new(
+        start: GuestAddress,
+        size: u64,
+        image: Option<Image>,
+        swap: Swap,
+    ) -> Result<Self, RamError> {
         let map_error = |errno: Errno| RamError::Map {
             size,
             source: errno.into(),
         };
         let len = usize::try_from(size).map_err(|_| map_error(Errno::NOMEM))?;
         let host = map_aligned(len).map_err(map_error)?;
-        let region = Self { start, host, len };
+        let region = Self {
+            start,
+            host,
+            len,
+            image,
+        };
+        region.map_image().map_err(map_error)?;
         region
             .advise(Advice::LinuxDontDump)
             .map_err(|errno| RamError::Advise(errno.into()))?;
@@ -221,6 +314,87 @@ impl RamRegion {
         }
     }
 
+    /// Puts the image in the place of the anonymous memory.
+    fn map_image(&self) -> rustix::io::Result<()> {
+        let Some(image) = &self.image else {
+            return Ok(());
+        };
+        // SAFETY: the range is this object's mapping, which nobody else knows of yet.
+        unsafe {
+            mm::mmap(
+                self.host.as_ptr().cast(),
+                self.len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
+                &image.file,
+                image.offset,
+            )
+        }
+        .map(drop)
+    }
+
+    /// Appends the extents that may hold data.
+    fn data(&self, extents: &mut Vec<Extent>) -> io::Result<()> {
+        /// Pages that are asked for at a time: as many bytes of answer.
+        const PAGES: usize = 32 << 10;
+        let mut answer = vec![0_u8; PAGES.min(self.len / PAGE)];
+        let first = extents.len();
+        for offset in (0..self.len).step_by(answer.len() * PAGE) {
+            let len = (answer.len() * PAGE).min(self.len - offset);
+            // SAFETY: the range lies in this object's mapping, and the answer has a byte for each of its pages.
+            let asked = unsafe {
+                let start = self.host.as_ptr().add(offset).cast();
+                libc::mincore(start, len, answer.as_mut_ptr())
+            };
+            if asked != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            for (index, resident) in answer[..len / PAGE].iter().enumerate() {
+                if resident & 1 != 0 {
+                    self.push_page(extents, first, offset + index * PAGE);
+                }
+            }
+        }
+        self.image_data(extents, first)
+    }
+
+    /// Adds a page behind all that were added before.
+    fn push_page(&self, extents: &mut Vec<Extent>, first: usize, offset: usize) {
+        let start = self.start.0 + offset as u64;
+        match extents[first..].last_mut() {
+            Some(last) if last.start.0 + last.len == start => last.len += PAGE as u64,
+            _ => extents.push(Extent {
+                start: GuestAddress(start),
+                len: PAGE as u64,
+            }),
+        }
+    }
+
+    /// Adds what the image has to the extents from `first` on, which stay in order and apart.
+    fn image_data(&self, extents: &mut Vec<Extent>, first: usize) -> io::Result<()> {
+        let Some(image) = &self.image else {
+            return Ok(());
+        };
+        let end = image.offset + self.len as u64;
+        let mut at = image.offset;
+        loop {
+            let start = match rustix::fs::seek(&image.file, SeekFrom::Data(at)) {
+                Ok(start) if start < end => start / PAGE as u64 * PAGE as u64,
+                Ok(_) | Err(Errno::NXIO) => break,
+                Err(errno) => return Err(errno.into()),
+            };
+            let hole = rustix::fs::seek(&image.file, SeekFrom::Hole(start.max(at)))?;
+            let stop = hole.next_multiple_of(PAGE as u64).min(end);
+            extents.push(Extent {
+                start: GuestAddress(self.start.0 + (start - image.offset)),
+                len: stop - start,
+            });
+            at = stop;
+        }
+        merge(extents, first);
+        Ok(())
+    }
+
     fn advise(&self, advice: Advice) -> rustix::io::Result<()> {
         // SAFETY: the range is this object's mapping, and none of the advices used drops its contents.
         unsafe { mm::madvise(self.host.as_ptr().cast(), self.len, advice) }
@@ -240,6 +414,21 @@ impl Drop for RamRegion {
             unmapped.is_ok(),
             "munmap of an existing mapping fails only for want of memory"
         );
+    }
+}
+
+/// Sorts the extents from `first` on and joins those that touch or overlap.
+fn merge(extents: &mut Vec<Extent>, first: usize) {
+    let mut sorted = extents.split_off(first);
+    sorted.sort_unstable_by_key(|extent| extent.start.0);
+    for extent in sorted {
+        match extents[first..].last_mut() {
+            Some(last) if last.start.0 + last.len >= extent.start.0 => {
+                let end = (extent.start.0 + extent.len).max(last.start.0 + last.len);
+                last.len = end - last.start.0;
+            }
+            _ => extents.push(extent),
+        }
     }
 }
 
@@ -463,6 +652,97 @@ mod tests {
             (4..=2048).contains(&locked),
             "{locked} KiB: touched, and no more"
         );
+    }
+
+    fn image(size: u64, writes: &[(u64, &[u8])]) -> OwnedFd {
+        let file = rustix::fs::memfd_create(c"image", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = file.expect("a memfd");
+        rustix::fs::ftruncate(&file, size).expect("a sparse file");
+        for (offset, bytes) in writes {
+            rustix::io::pwrite(&file, bytes, *offset).expect("written");
+        }
+        file
+    }
+
+    #[test]
+    fn test_map_is_copy_on_write() {
+        let size = HOLE_START + 4 * MIB;
+        let file = image(size, &[(5 * MIB, b"low"), (HOLE_START + MIB, b"high")]);
+        let again = file.try_clone().expect("a descriptor");
+
+        let ram = GuestRam::map(file, size, Swap::Ignored).expect("it fits");
+
+        let mut low = [0; 3];
+        ram.read_slice(&mut low, GuestAddress(5 * MIB))
+            .expect("RAM");
+        let mut high = [0; 4];
+        ram.read_slice(&mut high, GuestAddress(HOLE_END + MIB))
+            .expect("RAM");
+        assert_eq!((&low, &high), (b"low", b"high"));
+        ram.write_slice(b"new", GuestAddress(5 * MIB)).expect("RAM");
+        let sibling = GuestRam::map(again, size, Swap::Ignored).expect("it fits");
+        sibling
+            .read_slice(&mut low, GuestAddress(5 * MIB))
+            .expect("RAM");
+        assert_eq!(&low, b"low");
+    }
+
+    #[test]
+    fn test_map_image_of_another_length_is_refused() {
+        for found in [0, 16 * MIB, 18 * MIB - 1, 18 * MIB + 1] {
+            let mapped = GuestRam::map(image(found, &[]), 18 * MIB, Swap::Ignored);
+            assert!(
+                matches!(mapped, Err(RamError::ImageSize { found: f, expected }) if f == found && expected == 18 * MIB)
+            );
+        }
+    }
+
+    /// Addresses of pages in extents.
+    fn pages(extents: &[Extent]) -> Vec<u64> {
+        extents
+            .iter()
+            .flat_map(|extent| (extent.start.0..extent.start.0 + extent.len).step_by(PAGE))
+            .collect()
+    }
+
+    #[test]
+    fn test_data_is_what_was_touched() {
+        let ram = ram(HOLE_START + 2 * MIB);
+        assert_eq!(ram.data().expect("no file"), []);
+        // In the first granule, where pages are small; far away, where a huge page may come.
+        ram.write_obj(1_u8, GuestAddress(0x5000)).expect("RAM");
+        ram.write_obj(1_u8, GuestAddress(0x6fff)).expect("RAM");
+        ram.write_obj(1_u8, GuestAddress(HOLE_END + 0x1234))
+            .expect("RAM");
+
+        let data = ram.data().expect("no file");
+
+        assert_eq!(
+            data[0],
+            Extent {
+                start: GuestAddress(0x5000),
+                len: 0x2000
+            }
+        );
+        assert!(pages(&data).contains(&(HOLE_END + 0x1000)));
+        assert!(pages(&data).len() <= 2 + 512);
+    }
+
+    #[test]
+    fn test_data_of_an_image_is_what_it_has_and_what_was_touched() {
+        let size = 16 * MIB;
+        let file = image(size, &[(MIB, b"a"), (3 * MIB + 4096, &[7; 8192])]);
+        let ram = GuestRam::map(file, size, Swap::Ignored).expect("it fits");
+        ram.write_obj(1_u8, GuestAddress(MIB + 4096)).expect("RAM");
+        ram.write_obj(1_u8, GuestAddress(8 * MIB)).expect("RAM");
+
+        let data = pages(&ram.data().expect("a memfd"));
+
+        for page in [MIB, MIB + 4096, 3 * MIB + 4096, 3 * MIB + 8192, 8 * MIB] {
+            assert!(data.contains(&page), "{page:#x} of {data:x?}");
+        }
+        assert!(data.is_sorted());
+        assert!(!data.contains(&(15 * MIB)), "{data:x?}");
     }
 
     #[test]
