@@ -9,7 +9,7 @@ use cachot_devices::virtio::VirtioDevice;
 use cachot_devices::virtio::block::{BlockDevice, BlockError};
 use cachot_devices::virtio::mmio::{MmioSlot, Transport};
 use cachot_devices::virtio::rng::RngDevice;
-use cachot_devices::virtio::secrets::SecretsDevice;
+use cachot_devices::virtio::secrets::{HostError, SecretsDevice};
 use cachot_devices::virtio::vsock::Vsock;
 use event_manager::MutEventSubscriber;
 use kvm_ioctls::VmFd;
@@ -47,6 +47,9 @@ pub enum MachineError {
     /// Kernel, initial RAM disk or command line.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// Secrets that the device does not take.
+    #[error(transparent)]
+    Secrets(#[from] HostError),
     /// Serial console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -117,7 +120,7 @@ pub fn build(
         devices: Vec::new(),
         subscribers: Vec::new(),
     };
-    board.attach(SecretsDevice::new(setup.secrets))?;
+    board.attach(SecretsDevice::new(setup.secrets)?)?;
     if let Some(listener) = setup.vsock {
         board.attach(Vsock::new(listener, VSOCK_SOCKET).map_err(MachineError::Device)?)?;
     }

@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use cachot_secrets::{MAX_VALUE_LEN, Name};
 use vm_memory::GuestMemory;
 
+use super::delivered::Delivered;
 use super::events::Events;
-use super::handles::{Attachment, Handles, Refusal};
-use super::host::{Entry, Secret, declare};
+use super::handles::{Attachment, Content, Handles, Refusal};
+use super::host::{Entry, HostError, Secret, declare};
 use super::pages::{PageRange, deliver, is_ram, wipe};
 use super::persist::SecretsState;
 use super::wire::{
@@ -23,6 +24,7 @@ use crate::virtio::{
 #[derive(Debug)]
 pub struct SecretsDevice {
     pub(super) entries: Vec<Entry>,
+    pub(super) delivered: Delivered,
     pub(super) epoch: u64,
     pub(super) acknowledged: u64,
     pub(super) frozen: bool,
@@ -33,18 +35,22 @@ pub struct SecretsDevice {
 
 impl SecretsDevice {
     /// A device that delivers `secrets`, whose order LIST keeps.
-    #[must_use]
-    pub fn new(secrets: Vec<Secret>) -> Self {
+    ///
+    /// # Errors
+    /// [`HostError::Limit`] or [`HostError::Read`].
+    pub fn new(secrets: Vec<Secret>) -> Result<Self, HostError> {
         const FIRST_EPOCH: u64 = 1;
-        Self {
-            entries: declare(secrets, FIRST_EPOCH),
+        let mut delivered = Delivered::default();
+        Ok(Self {
+            entries: declare(secrets, FIRST_EPOCH, &mut delivered)?,
+            delivered,
             epoch: FIRST_EPOCH,
             acknowledged: 0,
             frozen: false,
             handles: Handles::default(),
             events: Events::default(),
             config_changed: false,
-        }
+        })
     }
 
     /// The epoch, which changes with everything that happens to secrets.
@@ -142,7 +148,11 @@ impl SecretsDevice {
         let Some(value) = &entry.value else {
             return Ok(Reply::status(Status::Revoked));
         };
-        let pages = Attachment { name, ranges };
+        let pages = Attachment {
+            name,
+            content: Content::Current(entry.version),
+            ranges,
+        };
         if pages.len() < u64::from(entry.value_len) {
             let body = wire::attach_body(0, entry.value_len, entry.version);
             return Ok(Reply::new(Status::TooBig, body));

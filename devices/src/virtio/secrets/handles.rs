@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cachot_secrets::Name;
+use serde::{Deserialize, Serialize};
 
 use super::pages::PageRange;
 
@@ -12,11 +13,35 @@ pub const MAX_HANDLES: usize = 4096;
 /// Most bytes attached at a time.
 pub const MAX_ATTACHED: u64 = 64 << 20;
 
+/// What the device wrote to the pages of a handle last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    /// Zero bytes: the secret was revoked, or a restore brought no value that fits.
+    Wiped,
+    /// The secret's value of this version, which is its current one.
+    Current(u64),
+    /// The secret's value of this version; the secret was rotated since.
+    Superseded(u64),
+}
+
+impl Content {
+    /// The version of the value, if there is one.
+    pub fn version(self) -> Option<u64> {
+        match self {
+            Self::Wiped => None,
+            Self::Current(version) | Self::Superseded(version) => Some(version),
+        }
+    }
+}
+
 /// The pages of one handle, in the order in which they hold the value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     /// The secret, which need not be declared any more.
     pub name: Name,
+    /// What they hold.
+    pub content: Content,
     /// Never empty.
     pub ranges: Vec<PageRange>,
 }
@@ -41,8 +66,8 @@ pub enum Refusal {
 #[derive(Debug, Default)]
 pub struct Handles {
     table: BTreeMap<u32, Attachment>,
-    /// Every attached range, end by start.
-    attached: BTreeMap<u64, u64>,
+    /// Every attached range with its handle, by start.
+    attached: BTreeMap<u64, (PageRange, u32)>,
     bytes: u64,
     /// The number given out last; numbers are not used again soon, so that a driver's mistake does not hit
     /// another handle.
@@ -87,7 +112,7 @@ impl Handles {
             attachment
                 .ranges
                 .iter()
-                .map(|range| (range.start(), range.end())),
+                .map(|range| (range.start(), (*range, handle))),
         );
         self.table.insert(handle, attachment);
     }
@@ -119,13 +144,32 @@ impl Handles {
             .map(|(handle, attachment)| (*handle, attachment))
     }
 
+    /// All attached ranges by address, each with what its handle holds.
+    pub fn ranges(&self) -> impl Iterator<Item = (PageRange, &Attachment)> {
+        self.attached
+            .values()
+            .filter_map(|(range, handle)| Some((*range, self.table.get(handle)?)))
+    }
+
+    /// Lets `write` change what the pages of every handle hold, and notes what that is now. Stops at the
+    /// first error.
+    pub fn try_update<E>(
+        &mut self,
+        mut write: impl FnMut(&Attachment) -> Result<Content, E>,
+    ) -> Result<(), E> {
+        for attachment in self.table.values_mut() {
+            attachment.content = write(attachment)?;
+        }
+        Ok(())
+    }
+
     /// Whether a page of `range` is attached.
     pub fn overlaps(&self, range: PageRange) -> bool {
         // Attached ranges are apart: of those that begin before the end, the last one ends last.
         self.attached
             .range(..range.end())
             .next_back()
-            .is_some_and(|(_, end)| *end > range.start())
+            .is_some_and(|(_, (last, _))| last.end() > range.start())
     }
 }
 

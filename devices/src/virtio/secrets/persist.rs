@@ -8,7 +8,7 @@ use vm_memory::GuestMemory;
 
 use super::device::SecretsDevice;
 use super::events::Event;
-use super::handles::{Attachment, Refusal};
+use super::handles::{Attachment, Content, Refusal};
 use super::pages::{PageRange, is_ram};
 use super::wire::{EventKind, MAX_RANGES};
 use crate::virtio::RestoreError;
@@ -41,6 +41,8 @@ pub struct AttachmentState {
     pub handle: u32,
     /// The secret's name.
     pub name: String,
+    /// What its pages held.
+    pub content: Content,
     /// Guest-physical addresses and lengths in bytes, in the order of the value.
     pub ranges: Vec<(u64, u64)>,
 }
@@ -72,6 +74,7 @@ impl From<&SecretsDevice> for SecretsState {
                 .map(|(handle, pages)| AttachmentState {
                     handle,
                     name: pages.name.to_string(),
+                    content: pages.content,
                     ranges: ranges(pages),
                 })
                 .collect(),
@@ -103,6 +106,10 @@ impl SecretsState {
             let pages = attachment(saved)?;
             if handle == 0 || device.handles.get(handle).is_some() {
                 return refused("a handle's number is 0 or used twice");
+            }
+            let version = pages.content.version();
+            if version.is_some_and(|version| !(1..=self.epoch).contains(&version)) {
+                return refused("a handle holds a version that there cannot be");
             }
             if !pages.ranges.iter().all(|range| is_ram(mem, *range)) {
                 return refused("an attached page is not RAM");
@@ -149,6 +156,7 @@ fn attachment(saved: AttachmentState) -> Result<Attachment, RestoreError> {
     };
     Ok(Attachment {
         name: name(&saved.name)?,
+        content: saved.content,
         ranges,
     })
 }

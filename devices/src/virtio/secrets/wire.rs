@@ -37,7 +37,7 @@ pub const EVENT: u32 = 144;
 
 const NAME: usize = 128;
 
-/// Status of a response.
+/// Status of a response. There is no DENIED, which is 2: this device has no policy to refuse a secret by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Status {

@@ -1,6 +1,7 @@
 //! What the host does to the device, and what the driver gets to know of it.
 
 use super::*;
+use crate::virtio::secrets::Rehydrated;
 use crate::virtio::testing::{readable, writable};
 
 fn change<R>(rig: &mut Rig<SecretsDevice>, change: impl FnOnce(&mut SecretsDevice) -> R) -> R {
@@ -10,7 +11,7 @@ fn change<R>(rig: &mut Rig<SecretsDevice>, change: impl FnOnce(&mut SecretsDevic
 }
 
 fn rotate(rig: &mut Rig<SecretsDevice>, text: &str, value: &[u8]) {
-    let value = secret(text, value).value;
+    let value = sealed(value);
     change(rig, |device| device.rotate(&name(text), value)).expect("declared");
 }
 
@@ -22,12 +23,12 @@ fn revoke(rig: &mut Rig<SecretsDevice>, text: &str) {
     rig.run();
 }
 
-fn rehydrate(rig: &mut Rig<SecretsDevice>, secrets: Vec<Secret>) {
+fn rehydrate(rig: &mut Rig<SecretsDevice>, secrets: Vec<Secret>) -> Rehydrated {
     let result = rig
         .transport()
         .with_device(|device, mem| device.rehydrate(secrets, mem));
-    result.expect("deliverable");
     rig.run();
+    result.expect("deliverable")
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn test_revoke_wipes_every_page_at_once_and_for_good() {
         REVOKED
     );
     assert_eq!(rig.ask_status(&get("A")), REVOKED);
-    let value = secret("A", b"again").value;
+    let value = sealed(b"again");
     let rotated = change(&mut rig, |device| device.rotate(&name("A"), value));
     assert!(matches!(rotated, Err(super::super::HostError::Revoked(_))));
     assert_eq!(rig.ask_status(&detach(handle)), OK);
@@ -92,7 +93,7 @@ fn test_revoke_wipes_every_page_at_once_and_for_good() {
 #[test]
 fn test_change_undeclared_secret_is_refused() {
     let mut rig = rig();
-    let value = secret("D", b"value").value;
+    let value = sealed(b"value");
     let rotated = change(&mut rig, |device| device.rotate(&name("D"), value));
     assert_eq!(
         rotated.expect_err("not declared").to_string(),
@@ -146,8 +147,14 @@ fn test_rehydrate_refills_every_page_with_the_new_values() {
         secret("A", &pattern(4097, 0x11)),
         secret("NEW", b"new"),
     ];
-    rehydrate(&mut rig, fresh);
+    let done = rehydrate(&mut rig, fresh);
 
+    let counts = Rehydrated {
+        refilled: 2,
+        renewed: 0,
+        wiped: 2,
+    };
+    assert_eq!(done, counts);
     assert_ne!(rig.get(0xfc), generation);
     assert_eq!(
         rig.config::<24>(0)[..12],
@@ -171,6 +178,39 @@ fn test_rehydrate_refills_every_page_with_the_new_values() {
         2,
         "versions are never used again"
     );
+}
+
+#[test]
+fn test_rehydrate_gives_handles_of_old_versions_the_current_value() {
+    let mut rig = rig();
+    rig.attached("A", &[(PAGES, PAGE)]);
+    rotate(&mut rig, "A", b"second");
+    rig.attached("A", &[(PAGES + PAGE, PAGE)]);
+    rotate(&mut rig, "A", b"third");
+    rig.attached("A", &[(PAGES + 2 * PAGE, PAGE)]);
+    rig.attached("C", &[(PAGES + 3 * PAGE, PAGE)]);
+    revoke(&mut rig, "C");
+
+    let fresh = vec![secret("A", b"third"), secret("C", b"back")];
+    let done = rehydrate(&mut rig, fresh);
+
+    let counts = Rehydrated {
+        refilled: 2,
+        renewed: 2,
+        wiped: 0,
+    };
+    assert_eq!(done, counts);
+    for page in 0..3 {
+        assert_eq!(rig.read(PAGES + page * PAGE, 6), *b"third\0");
+    }
+    assert_eq!(rig.read(PAGES + 3 * PAGE, 5), *b"back\0");
+    let done = rehydrate(&mut rig, vec![secret("A", b"third")]);
+    let counts = Rehydrated {
+        refilled: 3,
+        renewed: 0,
+        wiped: 1,
+    };
+    assert_eq!(done, counts, "all were current");
 }
 
 #[test]

@@ -4,10 +4,13 @@ mod fuzz;
 mod host;
 mod hostile;
 mod oracle;
+mod redaction;
 mod requests;
 mod restore;
 
-use cachot_secrets::{Name, SecretValue};
+use std::os::fd::AsFd;
+
+use cachot_secrets::{Name, SealedValue, SecretValue};
 use proptest::test_runner::Config;
 
 use super::{Secret, SecretsDevice};
@@ -40,15 +43,29 @@ pub fn name(text: &str) -> Name {
     text.parse().expect("a legal name")
 }
 
-pub fn secret(text: &str, value: &[u8]) -> Secret {
+/// A value as the monitor gets it from the keeper.
+pub fn sealed(value: &[u8]) -> SealedValue {
     let value = SecretValue::copy_of(value).expect("lockable");
+    let kept = value.seal().expect("sealable");
+    let sent = kept.as_fd().try_clone_to_owned().expect("a descriptor");
+    SealedValue::try_from(sent).expect("sealed")
+}
+
+pub fn secret(text: &str, value: &[u8]) -> Secret {
     Secret {
         name: name(text),
         mode: 0o400,
         uid: 10,
         gid: 20,
-        value: value.seal().expect("sealable"),
+        value: sealed(value),
     }
+}
+
+/// The bytes of a value.
+pub fn content(value: &SealedValue) -> Vec<u8> {
+    let mut bytes = vec![0; value.len()];
+    value.pread_into(0, &mut bytes).expect("readable");
+    bytes
 }
 
 /// Bytes that occur nowhere else by chance.
@@ -67,6 +84,12 @@ pub fn device() -> SecretsDevice {
         secret("B", &pattern(10_000, 0xb0)),
         secret("C", &[0xc1]),
     ])
+    .expect("within the limits")
+}
+
+/// A device to restore into, which knows no value yet.
+pub fn blank() -> SecretsDevice {
+    SecretsDevice::new(vec![]).expect("within the limits")
 }
 
 pub fn rig() -> Rig<SecretsDevice> {

@@ -108,10 +108,21 @@ struct ModelSecret {
     version: u64,
 }
 
+#[derive(Debug, Clone)]
+struct ModelHandle {
+    number: u32,
+    secret: usize,
+    /// Of the value in its pages; none of one that was wiped.
+    version: Option<u64>,
+    /// In the order of the value.
+    pages: Vec<u64>,
+}
+
 struct Model {
     secrets: Vec<ModelSecret>,
-    /// Number, secret, pages of the arena in order.
-    handles: Vec<(u32, usize, Vec<u64>)>,
+    handles: Vec<ModelHandle>,
+    /// All values that the device was ever given: no two are the same.
+    delivered: Vec<(usize, u64, Vec<u8>)>,
     memory: Vec<u8>,
     epoch: u64,
     frozen: bool,
@@ -126,6 +137,7 @@ impl Model {
         let mut model = Self {
             secrets: Vec::new(),
             handles: Vec::new(),
+            delivered: Vec::new(),
             memory: vec![0; TESTED],
             epoch: 1,
             frozen: false,
@@ -150,6 +162,51 @@ impl Model {
                 version: self.epoch,
             })
             .to_vec();
+        for secret in 0..DECLARED {
+            self.deliver(secret);
+        }
+    }
+
+    fn deliver(&mut self, secret: usize) {
+        let ModelSecret { value, version, .. } = self.secrets[secret].clone();
+        let value = value.expect("just declared");
+        if !self.delivered.iter().any(|(.., known)| *known == value) {
+            self.delivered.push((secret, version, value));
+        }
+    }
+
+    /// Name, version and content of every value that was delivered; the name is that of a secret which has
+    /// the value now, where there is one.
+    fn delivered(&self) -> Vec<(&str, u64, &[u8])> {
+        let owner = |value: &Vec<u8>| {
+            let mut known = self.secrets.iter();
+            known.position(|secret| secret.value.as_ref() == Some(value))
+        };
+        let named = |(first, version, value): &'_ (usize, u64, Vec<u8>)| match owner(value) {
+            Some(now) => (NAMES[now], self.secrets[now].version),
+            None => (NAMES[*first], *version),
+        };
+        self.delivered
+            .iter()
+            .map(|known| (named(known).0, named(known).1, known.2.as_slice()))
+            .collect()
+    }
+
+    /// Name, version, address and length of every page that is attached, by address.
+    fn attached(&self) -> Vec<(&str, Option<u64>, u64, u64)> {
+        let mut pages: Vec<_> = self
+            .handles
+            .iter()
+            .flat_map(|handle| {
+                let page = |page: &u64| {
+                    let name = NAMES[handle.secret];
+                    (name, handle.version, PAGES + page * PAGE, PAGE)
+                };
+                handle.pages.iter().map(page)
+            })
+            .collect();
+        pages.sort_by_key(|(_, _, start, _)| *start);
+        pages
     }
 
     /// The same secrets for the device.
@@ -176,10 +233,12 @@ impl Model {
     }
 
     fn wipe_of(&mut self, which: impl Fn(usize) -> bool) {
-        for (_, secret, pages) in self.handles.clone() {
-            if which(secret) {
-                self.fill(&pages, &[]);
+        for mut handle in std::mem::take(&mut self.handles) {
+            if which(handle.secret) {
+                self.fill(&handle.pages, &[]);
+                handle.version = None;
             }
+            self.handles.push(handle);
         }
     }
 
@@ -203,10 +262,13 @@ impl Model {
     fn rehydrate(&mut self, lens: [usize; DECLARED]) {
         self.tell(3, "");
         self.declare(lens);
-        for (_, secret, pages) in self.handles.clone() {
-            let value = self.secrets[secret].value.clone().expect("just declared");
-            let fits = value.len() <= pages.len() * 4096;
-            self.fill(&pages, if fits { &value } else { &[] });
+        for mut handle in std::mem::take(&mut self.handles) {
+            let known = self.secrets[handle.secret].clone();
+            let value = known.value.expect("just declared");
+            let fits = value.len() <= handle.pages.len() * 4096;
+            self.fill(&handle.pages, if fits { &value } else { &[] });
+            handle.version = fits.then_some(known.version);
+            self.handles.push(handle);
         }
         self.frozen = false;
     }
@@ -219,12 +281,12 @@ impl Model {
                 match self
                     .handles
                     .iter()
-                    .position(|(number, ..)| number == handle)
+                    .position(|known| known.number == *handle)
                 {
                     None => status(NOENT),
                     Some(index) => {
-                        let (_, _, pages) = self.handles.remove(index);
-                        self.fill(&pages, &[]);
+                        let handle = self.handles.remove(index);
+                        self.fill(&handle.pages, &[]);
                         status(OK)
                     }
                 }
@@ -299,7 +361,7 @@ impl Model {
         let taken: Vec<u64> = self
             .handles
             .iter()
-            .flat_map(|(_, _, pages)| pages.clone())
+            .flat_map(|handle| handle.pages.clone())
             .collect();
         let twice = pages
             .iter()
@@ -321,7 +383,12 @@ impl Model {
             return (TOOBIG, body);
         }
         self.fill(&pages, &value);
-        self.handles.push((0, secret, pages));
+        self.handles.push(ModelHandle {
+            number: 0,
+            secret,
+            version: Some(known.version),
+            pages,
+        });
         (OK, body)
     }
 }
@@ -364,11 +431,11 @@ fn take(step: &Step, rig: &mut Rig<SecretsDevice>, model: &mut Model) {
         assert_eq!((response.status, response.epoch), (status, model.epoch));
         if let (Step::Attach { .. }, OK | TOOBIG) = (step, status) {
             let number = u32_at(&response.body, 0);
-            let used = model.handles.iter().any(|(other, ..)| *other == number);
+            let used = model.handles.iter().any(|other| other.number == number);
             assert_eq!(number == 0, status == TOOBIG);
             assert!(status == TOOBIG || !used, "handle {number}");
             if status == OK {
-                model.handles.last_mut().expect("attached").0 = number;
+                model.handles.last_mut().expect("attached").number = number;
             }
             response.body.drain(..4);
         }
@@ -385,10 +452,10 @@ fn take(step: &Step, rig: &mut Rig<SecretsDevice>, model: &mut Model) {
         }
         Step::Rotate { secret: index, len } => {
             let value = model.value(*len);
-            let sealed = secret("A", &value).value;
+            let new = sealed(&value);
             let rotated = rig
                 .transport()
-                .with_device(|d, _| d.rotate(&name(NAMES[*index]), sealed));
+                .with_device(|d, _| d.rotate(&name(NAMES[*index]), new));
             assert_eq!(rotated.is_ok(), model.secrets[*index].value.is_some());
             if rotated.is_ok() {
                 model.tell(1, NAMES[*index]);
@@ -399,6 +466,7 @@ fn take(step: &Step, rig: &mut Rig<SecretsDevice>, model: &mut Model) {
                     len,
                     version,
                 };
+                model.deliver(*index);
             }
         }
         Step::Revoke { secret } => {
@@ -427,12 +495,13 @@ fn take(step: &Step, rig: &mut Rig<SecretsDevice>, model: &mut Model) {
             let arena: Vec<u64> = model
                 .handles
                 .iter()
-                .flat_map(|(_, _, pages)| pages.clone())
+                .flat_map(|handle| handle.pages.clone())
                 .collect();
             for page in arena {
                 rig.write(PAGES + page * PAGE, &[0xff; 4096]);
             }
-            *rig = rig.restored(device());
+            *rig = rig.restored(blank());
+            model.delivered.clear();
             model.rehydrate(*lens);
             let fresh = model.declarations();
             let done = rig
@@ -457,12 +526,35 @@ fn take(step: &Step, rig: &mut Rig<SecretsDevice>, model: &mut Model) {
     rig.run();
 }
 
+/// A snapshot would be told of every value and of every page.
+fn assert_redactable(rig: &Rig<SecretsDevice>, model: &Model) {
+    rig.transport().with_device(|device, _| {
+        let delivered: Vec<_> = device
+            .delivered()
+            .map(|(name, version, value)| (name.as_str(), version, content(value)))
+            .collect();
+        let same = delivered
+            .iter()
+            .map(|(name, version, value)| (*name, *version, value.as_slice()))
+            .eq(model.delivered());
+        assert!(same, "{delivered:?}");
+        let mut pages = Vec::new();
+        for range in device.attached() {
+            for start in (range.start..range.start + range.len).step_by(4096) {
+                pages.push((range.name.as_str(), range.version, start, PAGE));
+            }
+        }
+        assert_eq!(pages, model.attached());
+    });
+}
+
 proptest! {
     #![proptest_config(config())]
     #[test]
     fn test_device_agrees_with_the_model(lens in lens(), steps in vec(step(), 1..60)) {
         let mut model = Model::new(lens);
-        let mut rig = Rig::started(SecretsDevice::new(model.declarations()));
+        let device = SecretsDevice::new(model.declarations()).expect("within the limits");
+        let mut rig = Rig::started(device);
         for step in &steps {
             take(step, &mut rig, &mut model);
 
@@ -471,6 +563,7 @@ proptest! {
             prop_assert_eq!(u64_at(&config, 0), model.epoch);
             prop_assert_eq!(u32_at(&config, 16), u32::from(model.frozen));
             prop_assert!(rig.read(PAGES, TESTED) == model.memory, "{:?}", step);
+            assert_redactable(&rig, &model);
         }
         // Nothing of all this is anywhere else: not below the rings, not between the buffers, not behind
         // the arena.

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::virtio::mmio::TransportState;
-use crate::virtio::secrets::{AttachmentState, EventKind, EventState, MAX_HANDLES, SecretsState};
+use crate::virtio::secrets::{
+    AttachmentState, Content, EventKind, EventState, MAX_HANDLES, Rehydrated, SecretsState,
+};
 use crate::virtio::testing::{LIVE, Memory, RAM, rings};
 
 type State = TransportState<SecretsState>;
@@ -17,7 +19,7 @@ fn busy() -> Rig<SecretsDevice> {
         &[(PAGES + 4 * PAGE, PAGE), (PAGES + 2 * PAGE, 2 * PAGE)],
     );
     assert_eq!(rig.ask_status(&detach(gone)), OK);
-    let value = secret("A", &pattern(44, 7)).value;
+    let value = sealed(&pattern(44, 7));
     rig.transport().with_device(|device, mem| {
         device.rotate(&name("A"), value).expect("declared");
         device.revoke(&name("C"), mem).expect("declared");
@@ -41,9 +43,10 @@ fn test_save_holds_everything_but_values() {
         name: Some(text.into()),
         epoch,
     };
-    let handle = |handle, name: &str, ranges| AttachmentState {
+    let handle = |handle, name: &str, content, ranges| AttachmentState {
         handle,
         name: name.into(),
+        content,
         ranges,
     };
     assert_eq!(
@@ -52,10 +55,11 @@ fn test_save_holds_everything_but_values() {
             epoch: 3,
             acknowledged: 2,
             handles: vec![
-                handle(1, "A", vec![(PAGES, PAGE)]),
+                handle(1, "A", Content::Superseded(1), vec![(PAGES, PAGE)]),
                 handle(
                     3,
                     "B",
+                    Content::Current(1),
                     vec![(PAGES + 4 * PAGE, PAGE), (PAGES + 2 * PAGE, 2 * PAGE)]
                 ),
             ],
@@ -72,7 +76,7 @@ fn test_restore_round_trip() {
     let rig = busy();
     let state = saved(&rig);
 
-    let mut restored = rig.restored(device());
+    let mut restored = rig.restored(blank());
 
     let again = saved(&restored);
     assert_eq!(again, state);
@@ -92,7 +96,12 @@ fn test_restore_round_trip() {
     let result = restored
         .transport()
         .with_device(|device, mem| device.rehydrate(fresh, mem));
-    result.expect("deliverable");
+    let counts = Rehydrated {
+        refilled: 1,
+        renewed: 1,
+        wiped: 0,
+    };
+    assert_eq!(result.expect("deliverable"), counts);
     restored.run();
     assert_eq!(restored.read(PAGES, 8), *b"fresh a\0");
     let value = pattern(9000, 9);
@@ -133,7 +142,7 @@ fn test_restore_source_goes_on_as_before() {
 fn test_generation_differs_across_a_restore() {
     let rig = busy();
     let before = rig.get(0xfc);
-    let restored = rig.restored(device());
+    let restored = rig.restored(blank());
     let frozen = restored.get(0xfc);
     restored
         .transport()
@@ -150,6 +159,7 @@ fn test_restore_hostile_state_is_refused() {
     let handle = |handle, ranges: &[(u64, u64)]| AttachmentState {
         handle,
         name: "A".into(),
+        content: Content::Current(1),
         ranges: ranges.to_vec(),
     };
     let free = PAGES + 64 * PAGE;
@@ -171,6 +181,7 @@ fn test_restore_hostile_state_is_refused() {
                 .map(|n| AttachmentState {
                     handle: u32::try_from(n + 1).expect("few"),
                     name: "A".into(),
+                    content: Content::Wiped,
                     ranges: vec![(PAGES + n * PAGE, PAGE)],
                 })
                 .collect();
@@ -195,6 +206,16 @@ fn test_restore_hostile_state_is_refused() {
         ),
         ("handle 0", "number", add(handle(0, &[(free, PAGE)]))),
         ("handle twice", "number", add(handle(1, &[(free, PAGE)]))),
+        (
+            "version 0",
+            "version",
+            Box::new(|s| s.device.handles[0].content = Content::Superseded(0)),
+        ),
+        (
+            "version of the future",
+            "version",
+            Box::new(|s| s.device.handles[0].content = Content::Current(4)),
+        ),
         ("no range", "range", add(handle(9, &[]))),
         (
             "257 ranges",
@@ -308,7 +329,7 @@ fn test_restore_hostile_state_is_refused() {
     for (case, reason, change) in cases {
         let mut state = good.clone();
         change(&mut state);
-        let new = Rig::with_memory(device(), rig.mem.clone());
+        let new = Rig::with_memory(blank(), rig.mem.clone());
         let error = new.transport().restore(state).expect_err(case);
         assert!(error.to_string().contains(reason), "{case}: {error}");
     }
@@ -317,7 +338,7 @@ fn test_restore_hostile_state_is_refused() {
     let large = || {
         let size = 96 << 20;
         let mem = Memory::from_ranges(&[(vm_memory::GuestAddress(0), size)]).expect("mapped");
-        Rig::with_memory(device(), mem)
+        Rig::with_memory(blank(), mem)
     };
     let most = MAX_HANDLES as u64;
     for (change, possible) in [
@@ -332,7 +353,7 @@ fn test_restore_hostile_state_is_refused() {
         assert_eq!(restored.is_ok(), possible, "{restored:?}");
     }
 
-    let new = Rig::with_memory(device(), rig.mem.clone());
+    let new = Rig::with_memory(blank(), rig.mem.clone());
     new.transport()
         .restore(good)
         .expect("unchanged it is valid");
