@@ -127,6 +127,11 @@ impl Connection {
         !self.backlog.is_empty()
     }
 
+    /// Whether the guest has not heard of the connection: it waits for a buffer to be asked in.
+    pub(super) fn is_unknown_to_guest(&self) -> bool {
+        self.greeting == Some(op::REQUEST)
+    }
+
     /// Takes a packet from the guest; `payload` is `header.len` bytes.
     pub(super) fn handle<B: BitmapSlice>(
         &mut self,

@@ -390,7 +390,14 @@ impl Muxer {
             }
         }
         for id in due {
-            self.end(id, End::Reset);
+            // Resets for a guest that takes no packets would pile up with every client that comes and goes.
+            let end = match self.entries.get(&id) {
+                Some(Entry::Connection(connection)) if connection.is_unknown_to_guest() => {
+                    End::Known
+                }
+                _ => End::Reset,
+            };
+            self.end(id, end);
         }
         if let Some(deadline) = next {
             self.events.arm(deadline)?;

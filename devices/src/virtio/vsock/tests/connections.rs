@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use super::guest::{Guest, guest_connection, packet};
+use super::guest::{Guest, RX, guest_connection, packet};
 use crate::virtio::vsock::packet::{Header, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, op};
 
 #[test]
@@ -244,4 +244,25 @@ fn test_setup_that_takes_too_long_is_given_up() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     established.write_all(b"still here").expect("written");
     guest.expect(op::RW);
+}
+
+#[test]
+fn test_client_that_the_guest_never_heard_of_is_given_up_in_silence() {
+    let mut guest = Guest::without_buffers();
+    let mut unheard = guest.client(52);
+    guest.settle();
+
+    // Longer than a client's time.
+    std::thread::sleep(Duration::from_millis(5200));
+    guest.rig.run();
+
+    let mut heard = Vec::new();
+    assert_eq!(unheard.read_to_end(&mut heard).expect("an end of file"), 0);
+    guest.offer(RX, 0);
+    guest.rig.kick(RX);
+    guest.expect_silence();
+    // The buffer is for those who come now.
+    let _client = guest.client(53);
+    let (request, _) = guest.expect(op::REQUEST);
+    assert_eq!(request.dst_port, 53);
 }

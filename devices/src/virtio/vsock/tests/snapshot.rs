@@ -4,7 +4,7 @@ use std::io::Read;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::guest::{EVENT, Guest, buffer, guest_connection, packet, restore_changed};
+use super::guest::{EVENT, Guest, TX, buffer, guest_connection, packet, restore_changed};
 use crate::virtio::vsock::packet::op;
 
 #[test]
@@ -66,6 +66,24 @@ fn test_restored_twice_waits_for_both_events() {
     restored.rig.kick(EVENT);
 
     restored.expect(op::REQUEST);
+}
+
+#[test]
+fn test_request_on_its_way_at_a_snapshot_is_answered_after_the_reset() {
+    let mut guest = Guest::new();
+    guest.rig.transport().pause().expect("quiesced");
+    guest.send_raw(&packet(7, 1024, op::REQUEST), &[]);
+    assert_eq!(guest.rig.used(TX), [], "not taken");
+
+    let mut restored = guest.restored();
+
+    assert_eq!(restored.rig.used(TX), [(0, 0)]);
+    restored.expect_silence();
+    restored.offer(EVENT, 0);
+    restored.rig.kick(EVENT);
+    // Nobody listens at the copy's port.
+    let (reset, _) = restored.expect(op::RST);
+    assert_eq!(reset.dst_port, 7);
 }
 
 #[test]
