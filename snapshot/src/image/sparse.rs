@@ -1,0 +1,80 @@
+//! Reads and copies files without their holes.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use super::chunk::CHUNK_LEN;
+
+/// Where pages end that are not written if they are zero, in bytes.
+const PAGE: usize = 4096;
+
+/// The first offset from `at` on that may hold data; `len` if only a hole follows.
+pub(super) fn next_data(file: &File, at: u64, len: u64) -> io::Result<u64> {
+    match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(data) => Ok(data.clamp(at, len)),
+        Err(Errno::NXIO) => Ok(len),
+        // A file system without holes, or a device.
+        Err(Errno::INVAL) => Ok(at),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Reads `len` bytes in order, holes included.
+pub(super) fn read_all(
+    file: &File,
+    len: u64,
+    buffer: &mut [u8],
+    mut consume: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut at = 0;
+    while at < len {
+        let now = usize::try_from(len - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+        file.read_exact_at(&mut buffer[..now], at)?;
+        consume(&buffer[..now])?;
+        at += now as u64;
+    }
+    Ok(())
+}
+
+/// Copies all of a file or block device; holes and zero pages become holes.
+pub(super) fn copy(from: &File, to: &File) -> io::Result<()> {
+    let len = rustix::fs::seek(from, SeekFrom::End(0))?;
+    to.set_len(len)?;
+    let mut buffer = vec![0; CHUNK_LEN];
+    let mut at = 0;
+    while at < len {
+        at = next_data(from, at, len)?;
+        let now = usize::try_from(len - at).map_or(CHUNK_LEN, |left| left.min(CHUNK_LEN));
+        from.read_exact_at(&mut buffer[..now], at)?;
+        write_data(to, &buffer[..now], at)?;
+        at += now as u64;
+    }
+    Ok(())
+}
+
+/// Writes what is not zero of `bytes`, in runs of pages.
+pub(super) fn write_data(to: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    let mut from = 0;
+    while from < bytes.len() {
+        let rest = &bytes[from..];
+        let run = rest
+            .chunks(PAGE)
+            .position(is_zero)
+            .map_or(rest.len(), |pages| pages * PAGE);
+        if run > 0 {
+            to.write_all_at(&rest[..run], at + from as u64)?;
+        }
+        from += run.max(rest.len().min(PAGE));
+    }
+    Ok(())
+}
+
+fn is_zero(page: &[u8]) -> bool {
+    // A loop without a way out in the middle is compiled to vector instructions.
+    page.chunks(512)
+        .all(|part| part.iter().fold(0, |all, byte| all | byte) == 0)
+}

@@ -1,0 +1,4 @@
+//! Snapshots that forget: the image format, needles and scan, the redaction plan, and what is put back
+//! after a restore. Knows bytes and ranges, not KVM.
+
+pub mod image;
