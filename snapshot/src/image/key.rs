@@ -292,3 +292,178 @@ fn trusted_key(bytes: &[u8; 32]) -> Option<VerifyingKey> {
     let key = VerifyingKey::from_bytes(bytes).ok()?;
     (!key.is_weak()).then_some(key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
+
+    /// A state folder with a key.
+    fn state() -> (tempfile::TempDir, PathBuf, HostKey) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        let key = HostKey::load_or_create(&state).expect("made");
+        (folder, state, key)
+    }
+
+    #[test]
+    fn test_host_key_is_made_once_and_private() {
+        let (_folder, state, key) = state();
+        let again = HostKey::load_or_create(&state).expect("loaded");
+        assert_eq!(key.public(), again.public());
+        let names: Vec<_> = fs::read_dir(&state).expect("a folder").collect();
+        assert_eq!(names.len(), 1);
+        let metadata = fs::metadata(state.join(HOST_KEY_FILE)).expect("there");
+        assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
+        assert_eq!(metadata.len(), 32);
+    }
+
+    #[test]
+    fn test_commands_that_start_together_make_one_key() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let make = || HostKey::load_or_create(&state).expect("a key").public();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join().expect("ended");
+            threads.into_iter().map(join).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    }
+
+    #[test]
+    fn test_what_a_killed_command_left_is_overwritten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("host-key.new"), "short").expect("written");
+        let key = HostKey::load_or_create(folder.path()).expect("made");
+        let again = HostKey::load_or_create(folder.path()).expect("loaded");
+        assert_eq!(key.public(), again.public());
+    }
+
+    #[test]
+    fn test_damaged_host_key_is_refused_and_never_replaced() {
+        let (_folder, state, _) = state();
+        let path = state.join(HOST_KEY_FILE);
+        for len in [0, 1, 31, 33, 64] {
+            fs::write(&path, vec![1; len]).expect("written");
+            let refused = HostKey::load_or_create(&state);
+            assert!(
+                matches!(refused, Err(ImageError::KeyLength { found, .. }) if found == len as u64),
+                "{len}: {refused:?}"
+            );
+            assert!(TrustedKeys::load(&state).is_err());
+            assert_eq!(fs::read(&path).expect("there"), vec![1; len]);
+        }
+    }
+
+    #[test]
+    fn test_host_key_that_is_not_this_users_alone_is_refused() {
+        let (_folder, state, key) = state();
+        let path = state.join(HOST_KEY_FILE);
+        for mode in [0o640, 0o604, 0o620, 0o602, 0o610] {
+            fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("opened up");
+            let refused = HostKey::load_or_create(&state);
+            assert!(
+                matches!(refused, Err(ImageError::Refused { .. })),
+                "{mode:o}: {refused:?}"
+            );
+        }
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o400)).expect("closed");
+        let again = HostKey::load_or_create(&state).expect("loaded");
+        assert_eq!(key.public(), again.public());
+
+        let aside = state.join("aside");
+        fs::rename(&path, &aside).expect("moved");
+        symlink(&aside, &path).expect("linked");
+        let refused = HostKey::load_or_create(&state);
+        assert!(
+            matches!(refused, Err(ImageError::Refused { .. })),
+            "{refused:?}"
+        );
+
+        fs::set_permissions(&state, PermissionsExt::from_mode(0o777)).expect("opened up");
+        let refused = HostKey::load_or_create(&state);
+        assert!(
+            matches!(refused, Err(ImageError::Refused { .. })),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn test_trusted_keys_that_are_none_are_refused_by_name() {
+        let (_folder, state, key) = state();
+        let keys = state.join(TRUSTED_KEYS_FOLDER);
+        fs::create_dir(&keys).expect("made");
+        fs::write(keys.join(".note"), "ignored").expect("written");
+        let file = keys.join("a");
+        let good = key.public().to_string();
+        // A point of small order: anybody can make signatures that it accepts.
+        let weak = format!("01{}", "0".repeat(62));
+        let long = " ".repeat(200) + &good;
+        for text in ["", "x", &good[1..], &(good.clone() + "00"), &weak, &long] {
+            fs::write(&file, text).expect("written");
+            let refused = TrustedKeys::load(&state);
+            assert!(
+                matches!(&refused, Err(ImageError::TrustedKey(path)) if *path == file),
+                "{text:?}: {refused:?}"
+            );
+        }
+        fs::write(&file, good + "\n").expect("written");
+        assert_eq!(TrustedKeys::load(&state).expect("loaded").0.len(), 2);
+    }
+
+    #[test]
+    fn test_without_a_state_folder_nobody_is_trusted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let none = TrustedKeys::load(&folder.path().join("none")).expect("loaded");
+        assert!(none.0.is_empty());
+        assert!(!folder.path().join("none").exists());
+    }
+
+    #[test]
+    fn test_signature_of_other_bytes_by_the_same_key_is_none_of_a_manifest() {
+        let (_folder, _, key) = state();
+        let trusted = TrustedKeys::only(&key.public()).expect("a key");
+        let manifest = b"{}";
+        let mut file = key.sign(manifest);
+        trusted
+            .check(Path::new("x"), manifest, &file)
+            .expect("signed");
+        let bare = key.0.sign(manifest).to_bytes();
+        file[SIGNATURE_FILE_LEN - 64..].copy_from_slice(&bare);
+        let refused = trusted.check(Path::new("x"), manifest, &file);
+        assert!(
+            matches!(refused, Err(ImageError::Signature(_))),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn test_commitments_depend_on_key_image_and_value_but_not_on_order() {
+        let (_folder, _, key) = state();
+        let (_other_folder, _, other) = state();
+        let ids = [
+            ImageId::random().expect("an id"),
+            ImageId::random().expect("an id"),
+        ];
+        let commit = |key: &HostKey, id, values: [&[u8]; 2]| {
+            commitments(&key.commitment_key(id), values.into_iter())
+        };
+        let first = commit(&key, &ids[0], [b"one", b"two"]);
+        assert_eq!(first.len(), 2 * DIGEST_LEN);
+        assert_eq!(first, commit(&key, &ids[0], [b"two", b"one"]));
+        assert_ne!(first, commit(&key, &ids[0], [b"one", b"tw0"]));
+        assert_ne!(first, commit(&key, &ids[1], [b"one", b"two"]));
+        assert_ne!(first, commit(&other, &ids[0], [b"one", b"two"]));
+    }
+
+    #[test]
+    fn test_debug_does_not_show_the_private_key() {
+        let (_folder, state, key) = state();
+        let seed = fs::read(state.join(HOST_KEY_FILE)).expect("read");
+        let shown = format!("{key:?}");
+        assert_eq!(shown, format!("HostKey({})", key.public()));
+        assert!(!shown.contains(&hex::encode(seed)));
+    }
+}

@@ -13,7 +13,10 @@ use super::chunk::CHUNK_LEN;
 const PAGE: usize = 4096;
 
 /// The first offset from `at` on that may hold data; `len` if only a hole follows.
-pub(super) fn next_data(file: &File, at: u64, len: u64) -> io::Result<u64> {
+///
+/// # Errors
+/// What the kernel said.
+pub fn next_data(file: &File, at: u64, len: u64) -> io::Result<u64> {
     match rustix::fs::seek(file, SeekFrom::Data(at)) {
         Ok(data) => Ok(data.clamp(at, len)),
         Err(Errno::NXIO) => Ok(len),
@@ -57,7 +60,10 @@ pub(super) fn copy(from: &File, to: &File) -> io::Result<()> {
 }
 
 /// Writes what is not zero of `bytes`, in runs of pages.
-pub(super) fn write_data(to: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+///
+/// # Errors
+/// What the kernel said.
+pub fn write_data(to: &File, bytes: &[u8], at: u64) -> io::Result<()> {
     let mut from = 0;
     while from < bytes.len() {
         let rest = &bytes[from..];
