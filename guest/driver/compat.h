@@ -16,6 +16,20 @@ static inline void vm_flags_mod(struct vm_area_struct *vma, vm_flags_t set,
 }
 #endif
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+#define mnt_idmap user_namespace
+#endif
+
+static inline void secretsfs_fillattr(struct mnt_idmap *idmap, u32 request_mask,
+				      struct inode *inode, struct kstat *stat)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+	generic_fillattr(idmap, inode, stat);
+#else
+	generic_fillattr(idmap, request_mask, inode, stat);
+#endif
+}
+
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
 #define copy_splice_read generic_file_splice_read
 #endif

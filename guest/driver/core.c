@@ -13,8 +13,11 @@
 #include "compat.h"
 #include "driver.h"
 
-/* How long a reader waits for news to be settled before it gives up */
-#define SECRETS_SETTLE_TIMEOUT	(60 * HZ)
+/*
+ * Seconds that a reader waits for news to be settled before it gives up. It
+ * counts them one by one: the clock of a restored guest may jump.
+ */
+#define SECRETS_SETTLE_TIMEOUT	60
 
 #define SECRETS_EVENTS		64U
 
@@ -92,7 +95,7 @@ static bool secrets_settled(struct secrets_device *vs, u32 *generation)
 	bool settled;
 
 	spin_lock_irq(&vs->lock);
-	settled = vs->settled || vs->dead;
+	settled = vs->settled || vs->broken || vs->dead;
 	*generation = vs->generation;
 	spin_unlock_irq(&vs->lock);
 	return settled;
@@ -107,16 +110,22 @@ static bool secrets_settled(struct secrets_device *vs, u32 *generation)
  */
 int secrets_read_begin(struct secrets_device *vs, u32 *generation)
 {
-	long left;
+	long left = 0;
+	int tries;
 
 	if (fatal_signal_pending(current))
 		return -EINTR;
-	left = wait_event_killable_timeout(vs->wait,
-					   secrets_settled(vs, generation),
-					   SECRETS_SETTLE_TIMEOUT);
+	for (tries = 0; !left && tries < SECRETS_SETTLE_TIMEOUT; tries++)
+		left = wait_event_killable_timeout(vs->wait,
+						   secrets_settled(vs, generation),
+						   HZ);
 	if (left < 0)
 		return left;
-	return left ? 0 : -EIO;
+	if (left && !READ_ONCE(vs->broken))
+		return 0;
+	/* It may have lacked no more than memory */
+	secrets_kick(vs);
+	return -EIO;
 }
 
 bool secrets_read_retry(struct secrets_device *vs, u32 generation)
@@ -189,12 +198,14 @@ static int secrets_event_offer(struct secrets_device *vs,
 
 static void secrets_events(struct secrets_device *vs)
 {
-	struct virtio_secrets_event *event;
+	struct virtio_secrets_event *event, news;
 	u32 used;
 
 	while ((event = virtqueue_get_buf(vs->eventq, &used))) {
-		if (used >= sizeof(*event))
-			secrets_event(vs, event);
+		/* What has been checked must not change any more */
+		memcpy(&news, event, sizeof(news));
+		if (used >= sizeof(news))
+			secrets_event(vs, &news);
 		/* There is room: it was just taken from there */
 		if (secrets_event_offer(vs, event))
 			dev_err(&vs->vdev->dev, "an event buffer is lost\n");
@@ -227,6 +238,7 @@ static int secrets_sync(struct secrets_device *vs)
 	spin_lock_irq(&vs->lock);
 	vs->generation = generation;
 	vs->settled = true;
+	vs->broken = false;
 	epoch = vs->epoch;
 	spin_unlock_irq(&vs->lock);
 	wake_up_all(&vs->wait);
@@ -257,6 +269,16 @@ static int secrets_find_queues(struct secrets_device *vs)
 	return 0;
 }
 
+/* Readers get -EIO, at once, until news could be acted on after all. */
+static void secrets_broken(struct secrets_device *vs)
+{
+	spin_lock_irq(&vs->lock);
+	vs->settled = false;
+	vs->broken = true;
+	spin_unlock_irq(&vs->lock);
+	wake_up_all(&vs->wait);
+}
+
 /* Resets the device, which wipes all pages it has; ends older versions. */
 static void secrets_stop(struct secrets_device *vs)
 {
@@ -264,13 +286,14 @@ static void secrets_stop(struct secrets_device *vs)
 
 	spin_lock_irq(&vs->lock);
 	vs->settled = false;
+	vs->broken = false;
 	spin_unlock_irq(&vs->lock);
 
-	if (!vs->eventq)
-		return;
 	mutex_lock(&vs->request_lock);
 	virtio_reset_device(vs->vdev);
-	vs->vdev->config->del_vqs(vs->vdev);
+	/* There are none where an earlier start has failed */
+	if (vs->eventq)
+		vs->vdev->config->del_vqs(vs->vdev);
 	secrets_requests_stopped(vs);
 	mutex_unlock(&vs->request_lock);
 	vs->eventq = NULL;
@@ -362,11 +385,16 @@ static void secrets_work(struct work_struct *work)
 		if (err) {
 			dev_err(dev, "cannot start it again: %d\n", err);
 			secrets_end_values(vs, -EIO);
+			secrets_broken(vs);
 		}
 	} else if (vs->eventq) {
 		err = secrets_sync(vs);
-		if (err && err != -EBUSY)
-			dev_err(dev, "cannot act on news: %d\n", err);
+		/* If it needs a reset, this runs once more */
+		if (err && err != -EBUSY && !secrets_needs_reset(vs->vdev)) {
+			dev_err_ratelimited(dev, "cannot act on news: %d\n",
+					    err);
+			secrets_broken(vs);
+		}
 	}
 	secrets_reap(vs);
 }
@@ -491,10 +519,12 @@ static int secrets_restore(struct virtio_device *vdev)
 	struct secrets_device *vs = vdev->priv;
 	int err = secrets_start(vs);
 
-	if (err)
+	if (err) {
 		secrets_end_values(vs, -EIO);
-	else
+		secrets_broken(vs);
+	} else {
 		secrets_listen(vs);
+	}
 	return err;
 }
 #endif

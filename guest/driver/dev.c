@@ -73,10 +73,13 @@ static long secrets_ioctl_list(struct secrets_device *vs, void __user *arg)
 {
 	struct secrets_entry *entries;
 	struct secrets_list list;
-	long err = 0;
+	long err;
 
 	if (copy_from_user(&list, arg, sizeof(list)))
 		return -EFAULT;
+	err = secrets_settle(vs);
+	if (err)
+		return err;
 	list.count = min_t(u32, list.count, SECRETS_MAX_COUNT);
 	entries = kvcalloc(max(list.count, 1U), sizeof(*entries), GFP_KERNEL);
 	if (!entries)
@@ -163,6 +166,8 @@ static __poll_t secrets_poll(struct file *file, poll_table *wait)
 	spin_lock_irq(&vs->lock);
 	if (vs->dead)
 		mask = EPOLLERR | EPOLLHUP;
+	else if (vs->broken)
+		mask = EPOLLERR;
 	else if (vs->settled && vs->epoch != sf->seen)
 		mask = EPOLLIN | EPOLLRDNORM;
 	spin_unlock_irq(&vs->lock);

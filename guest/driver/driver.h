@@ -72,13 +72,15 @@ struct secrets_device {
 	bool dead;
 	/* Values are those of @epoch unless the device's generation differs */
 	bool settled;
+	/* The device or its news cannot be dealt with: there is no waiting */
+	bool broken;
 	u32 generation;
 	u64 epoch;
 	struct list_head values;
 	/* Without references; to be detached and freed */
 	struct list_head released;
 
-	/* Wakes when @settled, @epoch or @dead change */
+	/* Wakes when @settled, @broken, @epoch or @dead change */
 	wait_queue_head_t wait;
 
 	/* Guards @sb */

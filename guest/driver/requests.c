@@ -5,7 +5,6 @@
  */
 #include <linux/ctype.h>
 #include <linux/gfp.h>
-#include <linux/jiffies.h>
 #include <linux/overflow.h>
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
@@ -14,8 +13,11 @@
 
 #include "driver.h"
 
-/* The device answers at once, but the host it runs on may be very busy */
-#define SECRETS_TIMEOUT		(30 * HZ)
+/*
+ * Seconds. The device answers at once, but the host it runs on may be very
+ * busy. They are counted one by one: the clock of a restored guest may jump.
+ */
+#define SECRETS_TIMEOUT		30
 
 /* A list that is in several answers can be cut by a new epoch */
 #define SECRETS_LIST_TRIES	8
@@ -83,14 +85,15 @@ void secrets_give_up(struct secrets_device *vs)
  */
 static int secrets_wait(struct secrets_device *vs, u32 *used)
 {
-	unsigned long deadline = jiffies + SECRETS_TIMEOUT;
+	int left = SECRETS_TIMEOUT;
 
 	do {
 		if (READ_ONCE(vs->failed) || virtqueue_is_broken(vs->requestq))
 			return -EIO;
-		if (time_after(jiffies, deadline))
+		if (!left)
 			return -ETIMEDOUT;
-		wait_for_completion_timeout(&vs->answered, HZ);
+		if (!wait_for_completion_timeout(&vs->answered, HZ))
+			left--;
 	} while (!virtqueue_get_buf(vs->requestq, used));
 	return 0;
 }
@@ -166,19 +169,18 @@ static void secrets_end(struct secrets_device *vs)
 	mutex_unlock(&vs->request_lock);
 }
 
-/* Takes what is valid of one entry; says whether it is. */
+/* Takes one entry out of the device's reach; says whether it is valid. */
 static bool secrets_entry_parse(const struct virtio_secrets_list_entry *from,
 				struct secrets_entry *to)
 {
-	if (!secrets_name_valid(from->name))
-		return false;
 	memcpy(to->name, from->name, sizeof(to->name));
 	to->version = le64_to_cpu(from->version);
 	to->value_len = le32_to_cpu(from->value_len);
 	to->uid = le32_to_cpu(from->uid);
 	to->gid = le32_to_cpu(from->gid);
 	to->mode = le32_to_cpu(from->mode);
-	return to->value_len > 0 && to->value_len <= SECRETS_MAX_LEN &&
+	return secrets_name_valid(to->name) &&
+	       to->value_len > 0 && to->value_len <= SECRETS_MAX_LEN &&
 	       !(to->mode & ~0444) &&
 	       uid_valid(make_kuid(&init_user_ns, to->uid)) &&
 	       gid_valid(make_kgid(&init_user_ns, to->gid));
@@ -204,11 +206,11 @@ static int secrets_list_part(struct secrets_device *vs,
 		goto out;
 
 	err = -EPROTO;
-	count = le32_to_cpu(resp->count);
+	count = le32_to_cpu(READ_ONCE(resp->count));
 	if (count > (used - sizeof(*resp)) / sizeof(resp->entries[0]))
 		goto out;
 	if (start == 0) {
-		*total = le32_to_cpu(resp->total);
+		*total = le32_to_cpu(READ_ONCE(resp->total));
 		*epoch = le64_to_cpu(resp->head.epoch);
 		if (*total > SECRETS_MAX_COUNT)
 			goto out;
@@ -293,8 +295,8 @@ int secrets_attach(struct secrets_device *vs, struct secrets_value *value,
 	/* Unless it said no, the device may have attached them */
 	value->attached = !err || err == -EPROTO || secrets_kept(vs, err);
 	if (!err || err == -EMSGSIZE) {
-		len = le32_to_cpu(resp->value_len);
-		value->handle = le32_to_cpu(resp->handle);
+		len = le32_to_cpu(READ_ONCE(resp->value_len));
+		value->handle = le32_to_cpu(READ_ONCE(resp->handle));
 		*needed = len;
 		if (!err && (value->handle == 0 || len == 0 ||
 			     len > value->page_count * PAGE_SIZE))
@@ -383,7 +385,7 @@ void *secrets_fetch(struct secrets_device *vs, const u8 *name, u32 room,
 		vs->kept_size = room;
 		buffer = NULL;
 	} else if (!err || err == -EMSGSIZE) {
-		*len = le32_to_cpu(resp->value_len);
+		*len = le32_to_cpu(READ_ONCE(resp->value_len));
 		*version = le64_to_cpu(resp->version);
 		if (!err && (*len == 0 || *len > room ||
 			     *len > used - sizeof(*resp)))

@@ -5,7 +5,8 @@
  * Values are also files of the file system "secretsfs"; the device adds what
  * files cannot say: the versions, the epoch, and a value fetched once without
  * a file. poll() reports EPOLLIN when the epoch is no longer the one that
- * SECRETS_IOC_EPOCH last returned on this file.
+ * SECRETS_IOC_EPOCH last returned on this file, and EPOLLERR while the device
+ * cannot be dealt with and all reads fail with EIO, or is gone.
  */
 #ifndef _UAPI_LINUX_SECRETS_H
 #define _UAPI_LINUX_SECRETS_H

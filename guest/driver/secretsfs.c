@@ -190,7 +190,22 @@ static const struct file_operations secretsfs_file_operations = {
 	.mmap = secretsfs_mmap,
 };
 
+/* The length goes with the bytes that a read would find. */
+static int secretsfs_getattr(struct mnt_idmap *idmap, const struct path *path,
+			     struct kstat *stat, u32 request_mask,
+			     unsigned int flags)
+{
+	struct inode *inode = d_inode(path->dentry);
+	struct secrets_value *value = inode->i_private;
+	int err = secrets_settle(value->vs);
+
+	if (!err)
+		secretsfs_fillattr(idmap, request_mask, inode, stat);
+	return err;
+}
+
 static const struct inode_operations secretsfs_file_inode_operations = {
+	.getattr = secretsfs_getattr,
 };
 
 static struct dentry *secretsfs_lookup(struct inode *dir, struct dentry *dentry,
@@ -233,9 +248,13 @@ static struct dentry *secretsfs_lookup(struct inode *dir, struct dentry *dentry,
 static int secretsfs_readdir(struct file *file, struct dir_context *ctx)
 {
 	struct secrets_device *vs = file_inode(file)->i_sb->s_fs_info;
+	int err;
 
 	if (!dir_emit_dots(file, ctx))
 		return 0;
+	err = secrets_settle(vs);
+	if (err)
+		return err;
 	for (;;) {
 		struct secrets_value *value, *next = NULL;
 		u8 name[SECRETS_NAME_SIZE];

@@ -258,8 +258,10 @@ static void secrets_rehydrated(struct secrets_device *vs,
 	struct secrets_value *value;
 
 	secrets_for_each(vs, value) {
-		if (value->error || !value->attached ||
-		    memcmp(value->name, entry->name, sizeof(value->name)))
+		if (memcmp(value->name, entry->name, sizeof(value->name)))
+			continue;
+		value->listed = true;
+		if (value->error || !value->attached)
 			continue;
 		/*
 		 * Rotated since: how much of the pages the value of then takes
@@ -351,10 +353,13 @@ int secrets_refresh(struct secrets_device *vs)
 
 	secrets_for_each(vs, value) {
 		value->rotated = 0;
-		if (!value->current_value || value->listed)
+		if (value->listed)
 			continue;
-		secrets_retire(value, -EKEYREVOKED);
-		secrets_forget(value);
+		/* A restore has wiped the pages of older versions, too */
+		if (value->current_value || vs->rehydrated)
+			secrets_retire(value, -EKEYREVOKED);
+		if (value->current_value)
+			secrets_forget(value);
 	}
 	vs->rehydrated = 0;
 	spin_lock_irq(&vs->lock);
