@@ -1,6 +1,7 @@
 //! An image to test with.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -52,36 +53,38 @@ impl Host {
         writer
             .copy_disk(&File::open(&disk).expect("a disk"))
             .expect("copied");
-        fill(&writer, &self.key);
+        fill(&writer, &self.key).expect("filled");
         (writer, contents())
     }
 }
 
 /// Writes what the monitor writes.
-pub(super) fn fill(writer: &ImageWriter, key: &HostKey) {
-    writer.set_memory_len(MEMORY_LEN).expect("a length");
+pub(super) fn fill(writer: &ImageWriter, key: &HostKey) -> io::Result<()> {
+    writer
+        .set_memory_len(MEMORY_LEN)
+        .map_err(io::Error::other)?;
     let file = |name| writer.part(name).expect("a part");
     let memory = memory();
     // The second chunk stays a hole.
     let (first, rest) = memory.split_at(CHUNK_LEN);
     let rest = &rest[CHUNK_LEN..];
     let write = |bytes: &[u8], at| file(PartName::Memory).write_all_at(bytes, at);
-    write(first, 0).expect("written");
-    write(rest, 2 * CHUNK_LEN as u64).expect("written");
+    write(&first[..4096], 0)?;
+    write(rest, 2 * CHUNK_LEN as u64)?;
     let mut hasher = ChunkHasher::new(writer.digests(), 0);
-    hasher.update(first).expect("hashed");
-    hasher.zeros(CHUNK_LEN as u64).expect("hashed");
-    hasher.update(rest).expect("hashed");
-    hasher.finish().expect("written");
+    hasher.update(first)?;
+    hasher.zeros(CHUNK_LEN as u64)?;
+    hasher.update(rest)?;
+    hasher.finish()?;
 
-    let write = |name, bytes: &[u8]| file(name).write_all_at(bytes, 0).expect("written");
-    write(PartName::State, STATE);
-    write(PartName::Plan, PLAN);
+    let write = |name, bytes: &[u8]| file(name).write_all_at(bytes, 0);
+    write(PartName::State, STATE)?;
+    write(PartName::Plan, PLAN)?;
     let commitments = commitments(
         &key.commitment_key(writer.id()),
         [&b"first value"[..], b"second value"].into_iter(),
     );
-    write(PartName::Needles, &commitments);
+    write(PartName::Needles, &commitments)
 }
 
 /// The example's guest RAM.

@@ -189,7 +189,7 @@ fn test_many_writers_and_sweepers_do_not_disturb_each_other() {
                     let mut contents = contents();
                     contents.guest.disks.clear();
                     let writer = ImageWriter::create(&path).expect("begun");
-                    fill(&writer, &host.key);
+                    fill(&writer, &host.key).expect("filled");
                     writer.publish(contents, &host.key).expect("published");
                     let image = Image::open(&path, trusted).expect("opened");
                     image.verify_all().expect("whole");
