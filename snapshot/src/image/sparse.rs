@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::chunk::CHUNK_LEN;
 
-/// Where pages end that are not written if they are zero, in bytes.
+/// What is looked at together to find zeros, in bytes.
 const PAGE: usize = 4096;
 
 /// The first offset from `at` on that may hold data; `len` if only a hole follows.
