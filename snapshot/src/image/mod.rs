@@ -44,7 +44,6 @@ pub use manifest::{
 pub use reader::{Image, Residue};
 pub use receipt::{Hits, OnResidue, Place, Receipt, Redactions};
 pub use sparse::{next_data, write_data};
-pub use sparse::{next_data, write_data};
 pub use writer::{ImageWriter, sweep};
 
 /// Name of the manifest in an image's folder.
