@@ -125,7 +125,7 @@ fn attempt(images: &Path, key: &HostKey, disk: u64) -> Result<(), ImageError> {
 }
 
 fn attempt_with(images: &Path, key: &HostKey, disk: &fs::File, len: u64) -> Result<(), ImageError> {
-    let mut writer = ImageWriter::create(&images.join("image"))?;
+    let mut writer = ImageWriter::create(&images.join("image"), vec![])?;
     writer.copy_disk(disk)?;
     example::fill(&writer, key).map_err(|source| ImageError::System {
         action: "fill",
@@ -189,7 +189,7 @@ fn killed_writer() {
 
 /// Writes all of an image, says so, and waits to be killed.
 fn wait() {
-    let writer = ImageWriter::create(&images().join("image")).expect("begun");
+    let writer = ImageWriter::create(&images().join("image"), vec![]).expect("begun");
     example::fill(&writer, &key()).expect("filled");
     println!("written");
     std::thread::sleep(Duration::from_secs(60));

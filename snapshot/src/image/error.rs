@@ -134,6 +134,20 @@ pub enum ImageError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// Its parts are encrypted, and no key was given.
+    #[error("the image {0:?} is encrypted: give a file with the private key (--identity)")]
+    Encrypted(PathBuf),
+    /// An encrypted part is what was signed, and yet cannot be read.
+    #[error("cannot decrypt {part} of the image {path:?}: {source}")]
+    Decrypt {
+        /// The image.
+        path: PathBuf,
+        /// Which part.
+        part: PartName,
+        /// What age said; most likely that none of the keys fits.
+        #[source]
+        source: io::Error,
+    },
     /// Made with `--dangerously-keep-residue`.
     #[error(
         "the image {0:?} was made with --dangerously-keep-residue and may hold values of secrets: \

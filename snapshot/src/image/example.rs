@@ -47,7 +47,7 @@ impl Host {
 
     /// The example image, all but published.
     pub(super) fn begin(&self, path: &Path) -> (ImageWriter, Contents) {
-        let mut writer = ImageWriter::create(path).expect("begun");
+        let mut writer = ImageWriter::create(path, vec![]).expect("begun");
         let disk = self.path("source-disk");
         std::fs::write(&disk, vec![7; 100_000]).expect("a disk");
         writer

@@ -17,6 +17,7 @@
 
 mod catalogue;
 mod chunk;
+mod cipher;
 mod consistency;
 mod error;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod example;
 mod folder;
 mod key;
 mod manifest;
+mod memfd;
 mod reader;
 mod receipt;
 mod sparse;
@@ -33,6 +35,7 @@ mod writer;
 
 pub use catalogue::{Inspection, Listed, delete, inspect, list};
 pub use chunk::{CHUNK_LEN, ChunkHasher, DIGEST_LEN, Digest, chunk_count};
+pub use cipher::{Identities, Recipient, RecipientError};
 pub use error::ImageError;
 pub use key::{HOST_KEY_FILE, HostKey, PublicKey, TRUSTED_KEYS_FOLDER, TrustedKeys, commitments};
 pub use manifest::{

@@ -1,23 +1,25 @@
 //! Opens an image, and hands out nothing of it that was not checked.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::io::Errno;
+use rustix::fs::SealFlags;
 
 use super::chunk::{CHUNK_LEN, DIGEST_LEN, Digest, chunk_count, zero_digest};
+use super::cipher::{self, Identities};
 use super::error::ImageError;
 use super::folder;
 use super::key::{SIGNATURE_FILE_LEN, TrustedKeys};
 use super::manifest::{
     CpuBaseline, MAX_MANIFEST_LEN, MAX_PLAN_LEN, Manifest, ManifestError, Part, PartName, parse,
 };
+use super::memfd;
 use super::sparse;
 use super::{DIGESTS_FILE, MANIFEST_FILE, SIGNATURE_FILE};
 
@@ -48,6 +50,7 @@ pub struct Image {
     digests: Vec<u8>,
     /// In the manifest's order.
     parts: Vec<File>,
+    identities: Option<Identities>,
 }
 
 impl Image {
@@ -118,7 +121,13 @@ impl Image {
             manifest,
             digests,
             parts,
+            identities: None,
         })
+    }
+
+    /// Gives the keys that encrypted parts are read with.
+    pub fn set_identities(&mut self, identities: Identities) {
+        self.identities = Some(identities);
     }
 
     /// What the image says about itself.
@@ -194,7 +203,7 @@ impl Image {
             .filter(|_| length <= MAX_PLAN_LEN)
             .ok_or(too_long)?;
         let bytes = Mutex::new(vec![0; length]);
-        part.read(|at, chunk| {
+        part.content(|at, chunk| {
             let at = usize::try_from(at).unwrap_or(usize::MAX);
             let mut bytes = bytes
                 .lock()
@@ -214,7 +223,7 @@ impl Image {
     /// As [`Self::verify_all`].
     pub fn load_memory(&self) -> Result<OwnedFd, ImageError> {
         let make = ImageError::system("make a memory file for", &self.path);
-        let memory = File::from(new_memfd().map_err(make)?);
+        let memory = memfd::create().map_err(make)?;
         self.copy(PartName::Memory, &memory)?;
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
         rustix::fs::fcntl_add_seals(&memory, seals)
@@ -224,9 +233,14 @@ impl Image {
 
     /// The file of guest RAM itself, unchecked, for `--trust-image`: whoever can change the file changes every
     /// VM that maps it.
-    #[must_use]
-    pub fn trusted_memory(&self) -> &File {
-        &self.parts[0]
+    ///
+    /// # Errors
+    /// [`ImageError::Encrypted`]: there is nothing to map in an encrypted image.
+    pub fn trusted_memory(&self) -> Result<&File, ImageError> {
+        if self.manifest.is_encrypted() {
+            return Err(ImageError::Encrypted(self.path.clone()));
+        }
+        Ok(&self.parts[0])
     }
 
     /// Copies the disk of this part into an empty file, checked.
@@ -241,7 +255,7 @@ impl Image {
         let part = self.checked_part(name)?;
         to.set_len(part.part.length)
             .map_err(ImageError::system("make room for a copy of", &part.path()))?;
-        part.read(|at, chunk| {
+        part.content(|at, chunk| {
             sparse::write_data(to, chunk, at).map_err(ImageError::system("copy", &part.path()))
         })
     }
@@ -281,6 +295,35 @@ struct CheckedPart<'a> {
 impl CheckedPart<'_> {
     fn path(&self) -> PathBuf {
         self.image.path.join(self.part.name.to_string())
+    }
+
+    /// Hands the content, but for its holes, to `consume`: in any order, from several threads.
+    fn content(
+        &self,
+        consume: impl Fn(u64, &[u8]) -> Result<(), ImageError> + Sync,
+    ) -> Result<(), ImageError> {
+        if !self.image.manifest.is_encrypted() {
+            return self.read(consume);
+        }
+        let encrypted = || ImageError::Encrypted(self.image.path.clone());
+        let identities = self.image.identities.as_ref().ok_or_else(encrypted)?;
+        let stored = InOrder {
+            part: self,
+            next: 0,
+            buffer: vec![0; CHUNK_LEN],
+            unread: 0..0,
+        };
+        cipher::decrypt(stored, self.part.length, identities, |at, bytes| {
+            consume(at, bytes).map_err(io::Error::other)
+        })
+        .map_err(|error| match error.downcast::<ImageError>() {
+            Ok(error) => error,
+            Err(source) => ImageError::Decrypt {
+                path: self.image.path.clone(),
+                part: self.part.name,
+                source,
+            },
+        })
     }
 
     /// Hands every chunk that is not a hole, once it is known to be what was signed, to `consume`: in any order,
@@ -330,9 +373,7 @@ impl CheckedPart<'_> {
         buffer: &mut [u8],
         consume: &impl Fn(u64, &[u8]) -> Result<(), ImageError>,
     ) -> Result<(), ImageError> {
-        let at = chunk * CHUNK_LEN as u64;
-        let left = self.part.stored - at;
-        let len = usize::try_from(left).map_or(CHUNK_LEN, |left| left.min(CHUNK_LEN));
+        let (at, len) = self.range_of(chunk);
         let bytes = &mut buffer[..len];
         let end = at + len as u64;
         let failed = |error: io::Error| match error.kind() {
@@ -350,6 +391,14 @@ impl CheckedPart<'_> {
             return Err(self.damage(chunk));
         }
         if hole { Ok(()) } else { consume(at, bytes) }
+    }
+
+    /// Where a chunk is, and how long.
+    fn range_of(&self, chunk: u64) -> (u64, usize) {
+        let at = chunk * CHUNK_LEN as u64;
+        let left = self.part.stored - at;
+        let len = usize::try_from(left).map_or(CHUNK_LEN, |left| left.min(CHUNK_LEN));
+        (at, len)
     }
 
     /// Why this chunk is not what was signed.
@@ -376,6 +425,35 @@ impl CheckedPart<'_> {
     }
 }
 
+/// The stored bytes of a part from the beginning to the end, each chunk checked before a byte of it is read.
+struct InOrder<'a> {
+    part: &'a CheckedPart<'a>,
+    /// Number of the chunk that comes next.
+    next: u64,
+    buffer: Vec<u8>,
+    /// What is left of the chunk in the buffer.
+    unread: Range<usize>,
+}
+
+impl Read for InOrder<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.unread.is_empty() && self.next < self.part.chunks {
+            let (_, len) = self.part.range_of(self.next);
+            // A hole is not read into the buffer.
+            self.buffer.fill(0);
+            self.part
+                .read_chunk(self.next, &mut self.buffer, &|_, _| Ok(()))
+                .map_err(io::Error::other)?;
+            self.next += 1;
+            self.unread = 0..len;
+        }
+        let now = into.len().min(self.unread.len());
+        into[..now].copy_from_slice(&self.buffer[self.unread.start..][..now]);
+        self.unread.start += now;
+        Ok(now)
+    }
+}
+
 /// All of a file, or its length if that is more than `limit`.
 fn read_whole(file: &File, limit: u64) -> io::Result<Result<Vec<u8>, u64>> {
     let len = file.metadata()?.len();
@@ -385,14 +463,4 @@ fn read_whole(file: &File, limit: u64) -> io::Result<Result<Vec<u8>, u64>> {
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(Ok(bytes))
-}
-
-fn new_memfd() -> rustix::io::Result<OwnedFd> {
-    const NAME: &str = "cachot-memory";
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 do not know that flag.
-    match rustix::fs::memfd_create(NAME, flags | MemfdFlags::NOEXEC_SEAL) {
-        Err(Errno::INVAL) => rustix::fs::memfd_create(NAME, flags),
-        other => other,
-    }
 }

@@ -14,12 +14,15 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::chunk::{CHUNK_LEN, ChunkHasher, DIGEST_LEN, Digest, chunk_count};
+use super::cipher::{self, Recipient};
 use super::error::ImageError;
 use super::folder::{self, Place, Temporary};
 use super::key::HostKey;
 use super::manifest::{
-    Contents, Digests, FORMAT_VERSION, ImageId, MAX_DISKS, Manifest, ManifestError, Part, PartName,
+    Contents, Digests, FEATURE_AGE, FORMAT_VERSION, ImageId, MAX_DISKS, Manifest, ManifestError,
+    Part, PartName,
 };
+use super::memfd;
 use super::sparse;
 use super::{DIGESTS_FILE, MANIFEST_FILE, SIGNATURE_FILE};
 
@@ -32,6 +35,9 @@ pub struct ImageWriter {
     temporary: Temporary,
     published: bool,
     id: ImageId,
+    /// Empty if the image is not encrypted.
+    recipients: Vec<Recipient>,
+    /// Files in the folder; in memory if the image will be encrypted, until it is.
     parts: BTreeMap<PartName, File>,
     digests: File,
 }
@@ -39,9 +45,12 @@ pub struct ImageWriter {
 impl ImageWriter {
     /// Begins an image that will be at `target`, which must not exist; the folder above it must.
     ///
+    /// With `recipients`, the parts are files in memory until they are encrypted at the end: their content is
+    /// never on a disk.
+    ///
     /// # Errors
     /// [`ImageError::Exists`], [`ImageError::NoName`] or [`ImageError::System`].
-    pub fn create(target: &Path) -> Result<Self, ImageError> {
+    pub fn create(target: &Path, recipients: Vec<Recipient>) -> Result<Self, ImageError> {
         let target = Place::of(target)?;
         match rustix::fs::statat(&target.parent, &target.name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => {}
@@ -55,7 +64,7 @@ impl ImageWriter {
 
         // From here on the folder has an owner that removes it.
         let id = ImageId::random().map_err(ImageError::system("name", &target.path));
-        let digests = new_file(&temporary, DIGESTS_FILE)
+        let digests = new_part_file(&temporary, DIGESTS_FILE, !recipients.is_empty())
             .map_err(ImageError::system("create a file of", &target.path));
         let (id, digests) = match (id, digests) {
             (Ok(id), Ok(digests)) => (id, digests),
@@ -70,6 +79,7 @@ impl ImageWriter {
             temporary,
             published: false,
             id,
+            recipients,
             parts: BTreeMap::new(),
             digests,
         };
@@ -144,11 +154,17 @@ impl ImageWriter {
     /// [`ImageError::Manifest`] if the files are not what `contents` says, [`ImageError::Exists`] if the target
     /// exists by now, or [`ImageError::System`]. Nothing is left behind.
     pub fn publish(mut self, contents: Contents, key: &HostKey) -> Result<Manifest, ImageError> {
-        let parts = self.measure()?;
+        let mut parts = self.measure()?;
+        if !self.recipients.is_empty() {
+            self.encrypt(&mut parts)?;
+        }
         let digests = self.complete_digests(&parts)?;
         let manifest = Manifest {
             format: FORMAT_VERSION,
-            required_features: [].into(),
+            required_features: match self.recipients.is_empty() {
+                true => [].into(),
+                false => [FEATURE_AGE.to_owned()].into(),
+            },
             optional_features: [].into(),
             cachot: env!("CARGO_PKG_VERSION").to_owned(),
             id: self.id,
@@ -181,7 +197,8 @@ impl ImageWriter {
     }
 
     fn add_part(&mut self, name: PartName) -> Result<(), ImageError> {
-        let file = new_file(&self.temporary, &name.to_string())
+        let encrypted = !self.recipients.is_empty();
+        let file = new_part_file(&self.temporary, &name.to_string(), encrypted)
             .map_err(ImageError::system("create", &self.path_of(name)))?;
         self.parts.insert(name, file);
         Ok(())
@@ -201,6 +218,27 @@ impl ImageWriter {
             })
         };
         self.parts.iter().map(measure).collect()
+    }
+
+    /// Replaces the files in memory by encrypted ones in the folder, and with them the digests, of which there are
+    /// none yet.
+    fn encrypt(&mut self, parts: &mut [Part]) -> Result<(), ImageError> {
+        for part in parts {
+            let path = self.path_of(part.name);
+            let mut encrypt = || -> io::Result<File> {
+                let stored = new_file(&self.temporary, &part.name.to_string())?;
+                let plain = &self.parts[&part.name];
+                cipher::encrypt(plain, part.length, &stored, &self.recipients)?;
+                part.stored = stored.metadata()?.len();
+                Ok(stored)
+            };
+            let stored = encrypt().map_err(ImageError::system("encrypt", &path))?;
+            self.parts.insert(part.name, stored);
+        }
+        let path = self.target.path.join(DIGESTS_FILE);
+        self.digests =
+            new_file(&self.temporary, DIGESTS_FILE).map_err(ImageError::system("create", &path))?;
+        Ok(())
     }
 
     /// Computes the digests that are missing: those of `memory` if there are none, and those of all other parts.
@@ -320,6 +358,14 @@ fn new_file(temporary: &Temporary, name: &str) -> io::Result<File> {
     let mode = Mode::RUSR | Mode::WUSR;
     let file: OwnedFd = rustix::fs::openat(&temporary.folder, OsStr::new(name), flags, mode)?;
     Ok(file.into())
+}
+
+/// Makes a file for the content of a part; in memory if that is not to be on disk.
+fn new_part_file(temporary: &Temporary, name: &str, in_memory: bool) -> io::Result<File> {
+    if in_memory {
+        return Ok(memfd::create()?);
+    }
+    new_file(temporary, name)
 }
 
 fn hash_file(file: &File, len: u64, hasher: &mut ChunkHasher<'_>) -> io::Result<()> {

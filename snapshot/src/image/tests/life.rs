@@ -146,7 +146,7 @@ fn test_dropped_writer_leaves_nothing() {
 fn test_existing_target_is_not_replaced() {
     let host = Host::new();
     let path = host.publish("image");
-    let refused = ImageWriter::create(&path).map(|_| ());
+    let refused = ImageWriter::create(&path, vec![]).map(|_| ());
     assert!(matches!(refused, Err(ImageError::Exists(_))), "{refused:?}");
 
     let taken = host.path("taken");
@@ -188,7 +188,7 @@ fn test_many_writers_and_sweepers_do_not_disturb_each_other() {
                     let path = host.path(&format!("image-{thread}-{round}"));
                     let mut contents = contents();
                     contents.guest.disks.clear();
-                    let writer = ImageWriter::create(&path).expect("begun");
+                    let writer = ImageWriter::create(&path, vec![]).expect("begun");
                     fill(&writer, &host.key).expect("filled");
                     writer.publish(contents, &host.key).expect("published");
                     let image = Image::open(&path, trusted).expect("opened");

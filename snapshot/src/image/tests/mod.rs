@@ -1,6 +1,7 @@
 //! Images from their writing to their use, and all that can go wrong on the way.
 
 mod damage;
+mod encrypted;
 mod life;
 mod manifest;
 mod meaning;
