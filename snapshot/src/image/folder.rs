@@ -203,8 +203,8 @@ impl Temporary {
         name: &OsStr,
         folder: OwnedFd,
     ) -> rustix::io::Result<Self> {
-        // A sweeper that comes between is welcome to remove it; two that delete the same folder are told apart
-        // by the renaming, which works once.
+        // So that a sweeper knows it, if this process is killed while it removes it.
+        rustix::fs::fchmod(&folder, Mode::RWXU)?;
         let temporary = temporary_name()?;
         rustix::fs::renameat_with(
             parent,
@@ -269,8 +269,49 @@ pub(super) fn sweep(parent: &OwnedFd) -> rustix::io::Result<usize> {
             Err(Errno::WOULDBLOCK) => continue,
             other => other?,
         }
-        Temporary { name, folder }.remove(parent)?;
-        swept += 1;
+        // One that cannot be removed stops nobody from making images.
+        if (Temporary { name, folder }).remove(parent).is_ok() {
+            swept += 1;
+        }
     }
     Ok(swept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_files_of_other_users_are_refused() {
+        let file = tempfile::tempfile().expect("a file");
+        let mut stat = rustix::fs::fstat(&file).expect("its owner");
+        let owner = |stat: &Stat| check_owner(stat, Path::new("x"));
+        owner(&stat).expect("mine");
+        stat.st_uid = 0;
+        owner(&stat).expect("root's");
+        stat.st_uid = rustix::process::geteuid().as_raw() + 1;
+        let refused = owner(&stat);
+        assert!(
+            matches!(refused, Err(ImageError::Refused { .. })),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn test_sweep_is_not_stopped_by_what_it_cannot_remove() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["a", "b", "c"] {
+            let left = folder.path().join(format!("{TEMPORARY_PREFIX}{name}"));
+            std::fs::create_dir(&left).expect("made");
+            std::fs::set_permissions(&left, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+                .expect("private");
+            if name == "b" {
+                // No writer makes folders.
+                std::fs::create_dir(left.join("memory")).expect("made");
+            }
+        }
+        let parent = open_private(folder.path()).expect("open");
+        assert_eq!(sweep(&parent).expect("swept"), 2);
+        assert_eq!(entries(&parent).expect("listed").len(), 1);
+    }
 }

@@ -84,3 +84,44 @@ fn is_zero(page: &[u8]) -> bool {
     page.chunks(512)
         .all(|part| part.iter().fold(0, |all, byte| all | byte) == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::MetadataExt;
+
+    fn content(file: &File) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let len = file.metadata().expect("there").len();
+        read_all(file, len, &mut [0; 1000], |more| {
+            bytes.extend_from_slice(more);
+            Ok(())
+        })
+        .expect("read");
+        bytes
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn test_files_are_written_and_copied_as_they_are_without_zero_pages(
+            runs in prop::collection::vec((1..20_000usize, prop::option::of(1..=255u8)), 0..30),
+        ) {
+            let mut bytes = Vec::new();
+            for (len, byte) in runs {
+                bytes.resize(bytes.len() + len, byte.unwrap_or(0));
+            }
+            let (written, copied) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
+            written.set_len(bytes.len() as u64).expect("a length");
+            write_data(&written, &bytes, 0).expect("written");
+            copy(&written, &copied).expect("copied");
+            prop_assert!(content(&written) == bytes);
+            prop_assert!(content(&copied) == bytes);
+            let pages = bytes.chunks(PAGE).filter(|page| page.iter().any(|byte| *byte != 0)).count();
+            for file in [written, copied] {
+                prop_assert!(file.metadata().expect("there").blocks() * 512 <= (pages * PAGE) as u64);
+            }
+        }
+    }
+}
