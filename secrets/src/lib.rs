@@ -48,7 +48,7 @@ pub use declarations::{Declarations, MAX_SECRETS, MAX_TOTAL_LEN, Resolved, Warni
 pub use environment::{ScrubError, scrub_environment};
 pub use failure::{Failure, Failures, SecretError, Subject};
 pub use harden::{HardenError, harden_process};
-pub use locked::LockError;
+pub use locked::{LockError, LockedBuffer};
 pub use name::{MAX_NAME_LEN, Name, NameError};
 pub use reference::{Declaration, DeclarationError, Delivery, Reference, ReferenceError};
 pub use schemes::{Dotenv, Env, File, MAX_DOTENV_LEN, MAX_LINE_LEN, ResolveError, Scheme, Schemes};

@@ -58,14 +58,17 @@ impl LockError {
     }
 }
 
-/// Whole pages of private memory, readable and writable, zero at first; wiped on drop.
-pub(crate) struct LockedBuffer {
+/// Whole pages of private memory, locked into RAM and left out of core dumps, zero at first; wiped on drop.
+pub struct LockedBuffer {
     pages: Mapping,
 }
 
 impl LockedBuffer {
     /// At least `len` bytes, rounded up to whole pages; `len` is not 0.
-    pub(crate) fn new(len: usize) -> Result<Self, LockError> {
+    ///
+    /// # Errors
+    /// See [`LockError`].
+    pub fn new(len: usize) -> Result<Self, LockError> {
         let size = len
             .checked_next_multiple_of(rustix::param::page_size())
             .ok_or(LockError::Limit {

@@ -8,7 +8,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
 use crate::locked::{LockError, LockedView};
-use crate::value::{MAX_VALUE_LEN, SecretValue};
+use crate::value::{MAX_VALUE_LEN, SecretValue, ValueError};
 
 /// Seals that a value carries: neither length nor content can change any more, for anyone.
 const SEALS: SealFlags = SealFlags::SEAL
@@ -109,6 +109,14 @@ impl SealedValue {
         self.len
     }
 
+    /// Copies the bytes into locked memory of this process.
+    ///
+    /// # Errors
+    /// See [`ValueError`].
+    pub fn read(&self) -> Result<SecretValue, ValueError> {
+        SecretValue::filled_by(self.len, |buffer| self.pread_into(0, buffer))
+    }
+
     /// Reads exactly `into.len()` bytes from `offset` on, with `pread`: no copy is made on the way
     /// and no file position is shared with other readers.
     ///
@@ -192,6 +200,18 @@ mod tests {
         rustix::fs::ftruncate(&fd, len).expect("its size");
         rustix::fs::fcntl_add_seals(&fd, seals).expect("its seals");
         fd
+    }
+
+    #[test]
+    fn test_read_is_the_value_in_locked_memory() {
+        let _turn = one_at_a_time();
+        for len in [1, 4097] {
+            let sealed = value(len).seal().expect("a memfd");
+            assert_eq!(
+                sealed.read().expect("readable").expose(),
+                value(len).expose()
+            );
+        }
     }
 
     #[test]

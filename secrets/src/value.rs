@@ -76,12 +76,21 @@ impl SecretValue {
         match bytes.len() {
             0 => Err(ValueError::Empty),
             len if len > MAX_VALUE_LEN => Err(ValueError::TooLong),
-            len => {
-                let mut buffer = LockedBuffer::new(len)?;
-                buffer[..len].copy_from_slice(bytes);
-                Ok(Self { buffer, len })
-            }
+            len => Self::filled_by(len, |buffer| {
+                buffer.copy_from_slice(bytes);
+                Ok(())
+            }),
         }
+    }
+
+    /// A value of `len` bytes, from 1 to [`MAX_VALUE_LEN`], that `fill` writes into locked memory.
+    pub(crate) fn filled_by(
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> Result<Self, ValueError> {
+        let mut buffer = LockedBuffer::new(len)?;
+        fill(&mut buffer[..len]).map_err(ValueError::Read)?;
+        Ok(Self { buffer, len })
     }
 
     /// The bytes. What is copied out of them is the caller's to wipe.

@@ -2,3 +2,5 @@
 //! after a restore. Knows bytes and ranges, not KVM.
 
 pub mod image;
+pub mod needles;
+pub mod scan;
