@@ -11,6 +11,11 @@ fn secrets_are_delivered() {
 }
 
 #[test]
+fn the_device_answers_and_goes() {
+    run_script("device", "4G", &[]);
+}
+
+#[test]
 fn values_are_nowhere_else() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let image = rootfs(folder.path());

@@ -1,9 +1,11 @@
 //! What the whole-system tests run inside a guest, and beside a VM on its host: values with every
 //! byte, all the ways to read them, and a search through the memory of a process.
 
+mod device;
 mod pattern;
 mod process;
 mod read;
+mod watch;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -35,6 +37,17 @@ enum Command {
     },
     /// Try to change PATH in every way a program can; all of them must fail
     RefusesWrites { path: PathBuf },
+    /// Ask /dev/secrets for the secret NAME in every way and compare with the value of SEED and LEN
+    VerifyDevice { name: String, seed: u64, len: usize },
+    /// Print length and digest of PATH
+    Digest { path: PathBuf },
+    /// Keep the secret PATH open and print, now and at every event, what the file and the name give
+    Watch {
+        path: PathBuf,
+        /// Print what a mapping of its first page gives instead
+        #[arg(long)]
+        mapping: bool,
+    },
     /// Print the mappings of process PID that hold the content of the file NEEDLE
     ScanProcess { pid: u32, needle: PathBuf },
 }
@@ -57,6 +70,19 @@ fn main() -> anyhow::Result<()> {
                 println!("{way}: {errno}");
             }
         }
+        Command::VerifyDevice { name, seed, len } => {
+            device::verify(&name, &pattern::bytes(seed, len))?;
+            println!("/dev/secrets has the same");
+        }
+        Command::Digest { path } => println!("{}", watch::digest(&std::fs::read(path)?)),
+        Command::Watch {
+            path,
+            mapping: false,
+        } => watch::watch(&path)?,
+        Command::Watch {
+            path,
+            mapping: true,
+        } => watch::watch_mapping(&path)?,
         Command::ScanProcess { pid, needle } => {
             let needle = std::fs::read(needle)?;
             let scan = process::scan(pid, &needle)?;

@@ -183,13 +183,13 @@ pub fn refuses_writes(path: &Path) -> anyhow::Result<Vec<(&'static str, Errno)>>
 }
 
 /// A read-only mapping of a whole file.
-struct Mapping {
+pub struct Mapping {
     start: *mut c_void,
     len: usize,
 }
 
 impl Mapping {
-    fn new(file: &File, len: usize) -> anyhow::Result<Self> {
+    pub fn new(file: &File, len: usize) -> anyhow::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let start = unsafe {
             let (protection, flags) = (ProtFlags::READ, MapFlags::SHARED);
@@ -199,7 +199,7 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
-    fn byte(&self, at: usize) -> u8 {
+    pub fn byte(&self, at: usize) -> u8 {
         assert!(at < self.len);
         // SAFETY: `at` lies in the mapping, which lives as long as `self`; the host may change the
         // byte at any time, hence volatile.
