@@ -1,6 +1,6 @@
 //! Images that are not what was signed.
 
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 use crate::image::key::SIGNATURE_FILE_LEN;

@@ -2,7 +2,7 @@
 
 use age::secrecy::ExposeSecret;
 use age::x25519::Identity;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::image::cipher;

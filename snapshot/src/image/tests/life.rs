@@ -1,6 +1,6 @@
 //! Written, published or not, listed, deleted.
 
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use rustix::fs::SealFlags;
 

@@ -8,6 +8,7 @@ mod meaning;
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::example::{Host, PLAN, STATE, memory};
@@ -60,4 +61,65 @@ fn test_published_image_gives_back_what_was_written() {
     assert_eq!(manifest.secrets, contents.secrets);
     assert_eq!(manifest.receipt, contents.receipt);
     assert_eq!(manifest.descent(), [manifest.id]);
+}
+
+/// Publishes an image with this RAM and nothing else.
+fn publish_memory(host: &Host, memory: &[u8]) -> PathBuf {
+    let path = host.path("image");
+    let writer = ImageWriter::create(&path, vec![]).expect("begun");
+    let file = writer.part(PartName::Memory).expect("a part");
+    file.write_all_at(memory, 0).expect("written");
+    let mut contents = example::contents();
+    contents.guest.disks.clear();
+    contents.receipt.needles = 0;
+    contents.machine.memory.truncate(1);
+    contents.machine.memory[0].length = memory.len() as u64;
+    writer.publish(contents, &host.key).expect("published");
+    path
+}
+
+#[test]
+fn test_parts_that_several_threads_read_are_whole_or_refused() {
+    let host = Host::new();
+    let byte = |at: usize| (at / 4096).to_le_bytes()[0] ^ at.to_le_bytes()[0];
+    let memory: Vec<u8> = (0..130 * CHUNK_LEN + 8192).map(byte).collect();
+    let path = publish_memory(&host, &memory);
+    let image = Image::open(&path, &host.trusted()).expect("opened");
+    image.verify_all().expect("whole");
+    assert!(content(image.load_memory().expect("loaded")) == memory);
+
+    let stored = File::options()
+        .write(true)
+        .open(path.join("memory"))
+        .expect("open");
+    for chunk in [0, 77, 130] {
+        let at = chunk * CHUNK_LEN + 1;
+        let changed = [memory[at] ^ 0x80];
+        stored.write_all_at(&changed, at as u64).expect("written");
+        let refused = image.load_memory().map(|_| ());
+        assert!(
+            matches!(refused, Err(ImageError::Damaged { chunk: found, .. }) if found == chunk as u64),
+            "{chunk}: {refused:?}"
+        );
+        stored
+            .write_all_at(&memory[at..][..1], at as u64)
+            .expect("written");
+    }
+    image.verify_all().expect("as it was");
+}
+
+#[test]
+fn test_empty_parts_are_parts() {
+    let host = Host::new();
+    let path = publish_memory(&host, &[1; 4096]);
+    let image = Image::open(&path, &host.trusted()).expect("opened");
+    image.verify_all().expect("whole");
+    for name in [PartName::State, PartName::Plan, PartName::Needles] {
+        assert_eq!(image.read(name).expect("read"), b"");
+    }
+    let refused = image.copy_disk(PartName::Disk(0), &tempfile::tempfile().expect("a file"));
+    assert!(
+        matches!(refused, Err(ImageError::NoPart { .. })),
+        "{refused:?}"
+    );
 }
