@@ -155,6 +155,30 @@ fn test_part_truncated_after_the_image_was_opened_is_refused() {
 }
 
 #[test]
+fn test_hole_where_data_was_signed_is_refused() {
+    let host = Host::new();
+    let path = host.publish("image");
+    let memory = File::options()
+        .write(true)
+        .open(path.join("memory"))
+        .expect("open");
+    memory.set_len(0).expect("cut");
+    memory.set_len(example::MEMORY_LEN).expect("extended");
+    let refused = open_and_verify(&path, &host);
+    assert!(
+        matches!(
+            refused,
+            Err(ImageError::Damaged {
+                part: PartName::Memory,
+                chunk: 0,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn test_files_of_another_image_of_the_same_host_are_refused() {
     let host = Host::new();
     let (first, second) = (host.publish("first"), host.path("second"));
