@@ -3,4 +3,6 @@
 
 pub mod image;
 pub mod needles;
+pub mod plan;
+pub mod refill;
 pub mod scan;

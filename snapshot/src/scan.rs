@@ -77,15 +77,15 @@ impl Needles {
     #[must_use]
     pub fn count(&self, haystack: &[u8], edges: Edges, limit: u64) -> u64 {
         let mut count = 0;
-        // It ends early at the limit, which the number tells as well.
-        drop(self.scan(haystack, edges, &mut |_| {
+        let search = self.scan(haystack, edges, &mut |_| {
             count += 1;
             if count < limit {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())
             }
-        }));
+        });
+        debug_assert_eq!(search.is_break(), count >= limit);
         count
     }
 }

@@ -101,6 +101,35 @@ impl Encoding {
         }
     }
 
+    /// The characters of base64 just before and behind this form, which share bits with the value's neighbours.
+    pub(crate) fn shared_ends(self, value: &[u8]) -> [Option<SharedEnd>; 2] {
+        let (phase, last_two) = match self {
+            Self::Base64(phase) => (usize::from(phase), b"+/"),
+            Self::Base64Url(phase) => (usize::from(phase), b"-_"),
+            _ => return [None, None],
+        };
+        let (Some(first), Some(last)) = (value.first(), value.last()) else {
+            return [None, None];
+        };
+        // Bits of the first byte that come before the first sextet of the form; of the last one that follow.
+        let head = (6 - 8 * phase % 6) % 6;
+        let tail = 8 * (phase + value.len()) % 6;
+        let before = (head > 0).then(|| SharedEnd {
+            bits: first >> (8 - head),
+            mask: (1 << head) - 1,
+            last_two,
+        });
+        let behind = (tail > 0).then(|| {
+            let mask = ((1_u8 << tail) - 1) << (6 - tail);
+            SharedEnd {
+                bits: last << (6 - tail) & mask,
+                mask,
+                last_two,
+            }
+        });
+        [before, behind]
+    }
+
     /// Bytes of this form of `value`.
     #[must_use]
     pub fn len_of(self, value: &[u8]) -> usize {
@@ -138,6 +167,27 @@ impl fmt::Display for Encoding {
     }
 }
 
+/// Bits of a value in a character of base64 that has bits of something else too.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedEnd {
+    bits: u8,
+    mask: u8,
+    last_two: &'static [u8; 2],
+}
+
+impl SharedEnd {
+    /// Whether the character has the value's bits.
+    pub fn is_in(self, digit: u8) -> bool {
+        base64_index(digit, self.last_two).is_some_and(|index| index & self.mask == self.bits)
+    }
+
+    /// The character with the value's bits in the place of another value's.
+    pub fn put_into(self, digit: u8) -> Option<u8> {
+        let index = base64_index(digit, self.last_two)?;
+        Some(base64_digit(index & !self.mask | self.bits, self.last_two))
+    }
+}
+
 const LOWER: &[u8; 16] = b"0123456789abcdef";
 const UPPER: &[u8; 16] = b"0123456789ABCDEF";
 
@@ -156,6 +206,18 @@ fn base64(value: &[u8], phase: u8, last_two: &[u8; 2], emit: &mut dyn FnMut(u8))
         let shift = 10 - bit % 8;
         let index = u8::try_from(u16::from_be_bytes(pair) >> shift & 0x3f).unwrap_or(0);
         emit(base64_digit(index, last_two));
+    }
+}
+
+/// The sextet of a character.
+fn base64_index(digit: u8, last_two: &[u8; 2]) -> Option<u8> {
+    match digit {
+        b'A'..=b'Z' => Some(digit - b'A'),
+        b'a'..=b'z' => Some(digit - b'a' + 26),
+        b'0'..=b'9' => Some(digit - b'0' + 52),
+        _ if digit == last_two[0] => Some(62),
+        _ if digit == last_two[1] => Some(63),
+        _ => None,
     }
 }
 

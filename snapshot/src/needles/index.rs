@@ -221,6 +221,11 @@ impl Index {
             })
     }
 
+    /// All forms.
+    pub fn forms(&self) -> &[Form] {
+        &self.forms
+    }
+
     /// The form that a place of the text belongs to.
     pub fn form_at(&self, at: u32) -> &Form {
         let behind = self.forms.partition_point(|form| form.start <= at);

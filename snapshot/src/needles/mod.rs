@@ -3,11 +3,16 @@
 mod encoding;
 mod index;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use cachot_secrets::{LockError, LockedBuffer, Name, SecretValue};
 
+use crate::image::commitments;
+use crate::scan::Hit;
+
 pub use self::encoding::Encoding;
+pub(crate) use self::encoding::SharedEnd;
 pub(crate) use self::index::{GRAM, Index, gram_at};
 
 /// Runs of this many bytes of a form are residue wherever they are.
@@ -39,13 +44,13 @@ pub enum NeedleError {
 
 /// A value to search for.
 #[derive(Debug)]
-pub struct Value<'a> {
+pub struct Value {
     /// The secret that it was delivered for.
-    pub name: &'a Name,
+    pub name: Name,
     /// Its version.
     pub version: u64,
     /// Its bytes.
-    pub bytes: &'a SecretValue,
+    pub bytes: SecretValue,
 }
 
 /// What is known of a value without its bytes.
@@ -80,6 +85,7 @@ impl Form {
 /// All forms of all values, ready to be searched for.
 pub struct Needles {
     origins: Vec<Origin>,
+    values: Vec<SecretValue>,
     pub(crate) index: Index,
 }
 
@@ -88,10 +94,10 @@ impl Needles {
     ///
     /// # Errors
     /// See [`NeedleError`].
-    pub fn new(values: &[Value<'_>]) -> Result<Self, NeedleError> {
+    pub fn new(values: Vec<Value>) -> Result<Self, NeedleError> {
         let mut forms = Vec::new();
         let mut len = 0_usize;
-        for (value, number) in values.iter().zip(0..) {
+        for (value, number) in values.iter().zip(0_u32..) {
             let bytes = value.bytes.expose();
             if bytes.len() < EDGE_WINDOW {
                 continue;
@@ -123,13 +129,18 @@ impl Needles {
                 at += 1;
             });
         }
-        let origin = |value: &Value<'_>| Origin {
-            name: value.name.clone(),
-            version: value.version,
-            len: value.bytes.len(),
+        let split = |value: Value| {
+            let origin = Origin {
+                name: value.name,
+                version: value.version,
+                len: value.bytes.len(),
+            };
+            (origin, value.bytes)
         };
+        let (origins, values) = values.into_iter().map(split).unzip();
         Ok(Self {
-            origins: values.iter().map(origin).collect(),
+            origins,
+            values,
             index: Index::new(text, forms),
         })
     }
@@ -145,6 +156,43 @@ impl Needles {
         self.origins
             .iter()
             .filter(|origin| origin.len < EDGE_WINDOW)
+    }
+
+    /// Keyed BLAKE3 of a value.
+    pub(crate) fn commitment(&self, value: usize, key: &[u8; 32]) -> [u8; 32] {
+        *blake3::keyed_hash(key, self.values[value].expose()).as_bytes()
+    }
+
+    /// Commitments to all values (`needles` part of an image).
+    #[must_use]
+    pub fn commitments(&self, key: &[u8; 32]) -> Vec<u8> {
+        commitments(key, self.values.iter().map(|value| value.expose()))
+    }
+
+    /// Which of the characters around a hit share bits with the value ([`Encoding::shared_ends`]).
+    pub(crate) fn shares_ends(&self, haystack: &[u8], hit: &Hit) -> [bool; 2] {
+        let ends = hit.encoding.shared_ends(self.values[hit.value].expose());
+        let whole = |end: Option<SharedEnd>, at: Option<usize>| {
+            let digit = at.and_then(|at| haystack.get(at));
+            end.zip(digit).is_some_and(|(end, digit)| end.is_in(*digit))
+        };
+        let [before, behind] = ends;
+        let forms = self.index.forms();
+        let form = forms
+            .iter()
+            .find(|form| form.value as usize == hit.value && form.encoding == hit.encoding);
+        let to_end = form.is_some_and(|form| hit.offset + hit.len == form.len as usize);
+        [
+            hit.offset == 0 && whole(before, hit.start.checked_sub(1)),
+            to_end && whole(behind, Some(hit.start + hit.len)),
+        ]
+    }
+
+    /// Lengths of the forms of a value.
+    pub(crate) fn form_lengths(&self, value: usize) -> BTreeMap<Encoding, u32> {
+        let forms = self.index.forms().iter();
+        let of_value = forms.filter(|form| form.value as usize == value);
+        of_value.map(|form| (form.encoding, form.len)).collect()
     }
 
     /// Windows of all forms with too few distinct bytes, which are not searched for.
