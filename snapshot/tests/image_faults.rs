@@ -321,7 +321,10 @@ fn full_disk() {
             assert!(refusals > 30, "{refusals} refusals");
             return;
         };
-        assert!(error.to_string().contains("No space left"), "{error}");
+        let ImageError::System { source, .. } = &error else {
+            panic!("no error of the system: {error}");
+        };
+        assert_eq!(source.raw_os_error(), Some(libc::ENOSPC), "{error}");
         assert_eq!(
             state_of(&images, &key),
             (false, 0),

@@ -10,7 +10,7 @@ use super::manifest::{ManifestError, PartName};
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// A system call failed.
-    #[error("cannot {action} {path:?}: {source}")]
+    #[error("cannot {action} {path:?}")]
     System {
         /// What was tried.
         action: &'static str,
@@ -76,7 +76,7 @@ pub enum ImageError {
     )]
     Signature(PathBuf),
     /// The manifest is signed, but this version cannot use it.
-    #[error("the image {path:?} cannot be used: {source}")]
+    #[error("the image {path:?} cannot be used")]
     Manifest {
         /// The image.
         path: PathBuf,
@@ -138,7 +138,7 @@ pub enum ImageError {
     #[error("the image {0:?} is encrypted: give a file with the private key (--identity)")]
     Encrypted(PathBuf),
     /// An encrypted part is what was signed, and yet cannot be read.
-    #[error("cannot decrypt {part} of the image {path:?}: {source}")]
+    #[error("cannot decrypt {part} of the image {path:?}")]
     Decrypt {
         /// The image.
         path: PathBuf,

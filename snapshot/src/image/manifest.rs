@@ -67,7 +67,7 @@ pub enum ManifestError {
     )]
     Feature(String),
     /// Not JSON, or not of this shape.
-    #[error("its manifest cannot be read: {0}")]
+    #[error("its manifest cannot be read")]
     Json(#[from] serde_json::Error),
     /// A field that no known feature has.
     #[error("its manifest has an unknown field {0:?}")]

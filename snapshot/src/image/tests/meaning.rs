@@ -18,9 +18,7 @@ fn refused(change: impl FnOnce(&mut Value)) -> String {
     let host = Host::new();
     let path = host.publish("image");
     sign_again(&host, &path, change);
-    Image::open(&path, &host.trusted())
-        .expect_err("refused")
-        .to_string()
+    said(&Image::open(&path, &host.trusted()).expect_err("refused"))
 }
 
 #[test]

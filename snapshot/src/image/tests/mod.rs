@@ -30,6 +30,13 @@ fn files(image: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// An error and its causes, as the command line prints them.
+fn said(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let said: Vec<_> = causes.map(ToString::to_string).collect();
+    said.join(": ")
+}
+
 /// Opens an image and reads all of it.
 fn open_and_verify(path: &Path, host: &Host) -> Result<(), ImageError> {
     Image::open(path, &host.trusted())?.verify_all()
