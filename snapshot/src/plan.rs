@@ -165,7 +165,7 @@ impl Plan {
             let value = self.values.get(one.value as usize);
             let form_len = value.and_then(|value| value.forms.get(&one.encoding));
             let end = one.offset.checked_add(one.len);
-            if !form_len.zip(end).is_some_and(|(len, end)| end <= *len) {
+            if form_len.zip(end).is_none_or(|(len, end)| end > *len) {
                 return Err("a redaction is of no form");
             }
         }
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn test_build_longest_hit_wins_and_attached_pages_take_all() {
         let plan = built(
-            &[4096..8192],
+            std::slice::from_ref(&(4096..8192)),
             &[
                 (Place::Ram, 100, 20),
                 (Place::Ram, 110, 40),
@@ -417,7 +417,7 @@ mod tests {
     #[test]
     fn test_from_bytes_plans_that_cannot_be_are_refused() {
         let good = built(
-            &[4096..8192],
+            std::slice::from_ref(&(4096..8192)),
             &[(Place::Ram, 100, 20), (Place::Ram, 200, 20)],
         );
         let bytes = good.to_bytes().expect("plain data");
