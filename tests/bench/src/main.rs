@@ -6,6 +6,7 @@ mod linux;
 mod memory;
 mod native;
 mod process;
+mod scan;
 mod stats;
 
 use std::path::PathBuf;
@@ -46,6 +47,14 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
+    /// The search for residue beside memcpy, on one core
+    Scan {
+        /// Bytes to search, in MiB: much more than the caches
+        #[arg(long, default_value_t = 256)]
+        mib: usize,
+        #[arg(long, default_value_t = 21)]
+        runs: usize,
+    },
     /// What `linux` runs in a lab: prints one JSON object
     #[command(hide = true)]
     Inside {
@@ -64,6 +73,7 @@ fn main() -> anyhow::Result<()> {
             runs,
         } => native::bench(&programs, &guest, peer.as_deref(), runs),
         Command::Linux { lab, peer, runs } => linux::bench(&lab, peer.as_deref(), runs),
+        Command::Scan { mib, runs } => scan::bench(mib, runs),
         Command::Inside { peer } => linux::inside(peer.as_deref()),
     }
 }
