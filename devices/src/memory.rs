@@ -187,6 +187,21 @@ impl GuestRam {
         Ok(Self { regions })
     }
 
+    /// The bytes of an extent, or none if not all of it is RAM of one region.
+    ///
+    /// # Safety
+    /// Nobody writes to this memory while the slice lives: vCPUs rest, and so do devices.
+    #[must_use]
+    pub unsafe fn quiet(&self, extent: Extent) -> Option<&[u8]> {
+        let region = self.find_region(extent.start)?;
+        let len = usize::try_from(extent.len).ok()?;
+        let offset = MemoryRegionAddress(extent.start.0 - region.start.0);
+        let start = region.get_slice(offset, len).ok()?;
+        // SAFETY: the range was just found to lie in the mapping, which lives as long as `self`; the caller
+        // vouches for the rest.
+        Some(unsafe { std::slice::from_raw_parts(start.ptr_guard().as_ptr(), len) })
+    }
+
     /// The pages that may hold something else than zero bytes, in order: those that were ever touched, and
     /// those that an image brought. Nothing is touched by asking.
     ///

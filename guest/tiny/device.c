@@ -58,9 +58,14 @@ static u64 ticks(void)
         return (u64)high << 32 | low;
 }
 
+u64 device_address(u32 offset)
+{
+        return slot + offset;
+}
+
 u32 device_register(u32 offset)
 {
-        return *(volatile u32 *)(slot + offset);
+        return *(volatile u32 *)device_address(offset);
 }
 
 void device_write(u32 offset, u32 value)

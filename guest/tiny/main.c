@@ -6,6 +6,7 @@
  *   halt         sleeps for ever
  *   touch        writes a word to every page of mib=N MiB of memory
  *   read         attaches every secret and prints it, then detaches it; with hold=1 keeps it and spins
+ *   forget       keeps copies of the first secret in memory and registers until the epoch changes, and prints them
  *   conformance  tries everything that a hostile driver may, and checks what comes of it
  *
  * Each ends with the line "tiny: done" or "tiny: FAILED", and powers off. */
@@ -128,6 +129,8 @@ _Noreturn void main(const u8 *boot_params)
                         for (;;)
                                 __asm__ volatile("");
                 }
+        } else if (same(name, "forget")) {
+                done = forget();
         } else if (same(name, "conformance")) {
                 done = conformance();
         } else {

@@ -99,6 +99,7 @@ void device_reset(void);
 bool device_start(u64 table_address, u64 available_address, u64 used_address); /* status, features, queue, DRIVER_OK */
 bool device_init(void); /* a reset and a start with the rings above */
 u32 device_register(u32 offset);
+u64 device_address(u32 offset); /* where that register is */
 void device_write(u32 offset, u32 value);
 void device_offer(u16 head); /* one chain in the available ring, and the notification */
 enum outcome device_wait(u32 *len); /* until the next chain is used; *len is the used length */
@@ -115,6 +116,9 @@ const volatile struct entry *list_entry(u32 index);
 enum outcome secrets_attach(const char *name, u64 address, u64 len, u32 *handle, u32 *value_len);
 enum outcome secrets_detach(u32 handle);
 enum outcome secrets_ack(u64 epoch);
+
+/* forget.c: copies of a secret over a snapshot */
+bool forget(void);
 
 /* conformance.c: what a hostile driver may try, and what the specification says comes of it */
 bool conformance(void);

@@ -71,7 +71,7 @@ impl LockedBuffer {
     pub fn new(len: usize) -> Result<Self, LockError> {
         let size = len
             .checked_next_multiple_of(rustix::param::page_size())
-            .ok_or(LockError::Limit {
+            .ok_or_else(|| LockError::Limit {
                 needed: len,
                 limit: getrlimit(Resource::Memlock).current,
             })?;

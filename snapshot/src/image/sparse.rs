@@ -59,24 +59,25 @@ pub(super) fn copy(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes what is not zero of `bytes`, in runs of pages.
+/// Writes what is not zero of `bytes`, in runs of the file's pages.
 ///
 /// # Errors
 /// What the kernel said.
 pub fn write_data(to: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-    let mut from = 0;
-    while from < bytes.len() {
-        let rest = &bytes[from..];
-        let run = rest
-            .chunks(PAGE)
-            .position(is_zero)
-            .map_or(rest.len(), |pages| pages * PAGE);
-        if run > 0 {
-            to.write_all_at(&rest[..run], at + from as u64)?;
+    // What is written with one call: pages that follow one another.
+    let mut run = 0..0;
+    while run.end < bytes.len() {
+        let from = run.end;
+        let in_page = usize::try_from((at + from as u64) % PAGE as u64).unwrap_or(0);
+        let end = bytes.len().min(from + PAGE - in_page);
+        if is_zero(&bytes[from..end]) {
+            to.write_all_at(&bytes[run.clone()], at + run.start as u64)?;
+            run = end..end;
+        } else {
+            run.end = end;
         }
-        from += run.max(rest.len().min(PAGE));
     }
-    Ok(())
+    to.write_all_at(&bytes[run.clone()], at + run.start as u64)
 }
 
 fn is_zero(page: &[u8]) -> bool {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cachot_devices::power::{self, PowerRequest};
-use cachot_devices::serial::{self, Console};
+use cachot_devices::serial::{self, Console, ConsoleState};
 use cachot_devices::virtio::mmio::{MmioSlot, SLOT_SIZE};
 
 use crate::layout;
@@ -31,6 +31,13 @@ impl Bus {
             slots,
             timeline,
         }
+    }
+
+    /// The console as data. vCPUs rest.
+    #[must_use]
+    pub fn save_console(&self) -> ConsoleState {
+        let console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+        console.save()
     }
 
     /// Guest read of a port. Several bytes are a string instruction's, or one wide access, which

@@ -11,8 +11,8 @@ use cachot_secrets::{Name, SealedError, SealedValue};
 use rustix::net::sockopt;
 
 use crate::protocol::{
-    ChannelError, Config, FileRole, SOCKET_FD, STATE_FILES, SecretInfo, ToKeeper, ToMonitor,
-    receive, send,
+    ChannelError, Config, FileRole, SOCKET_FD, STATE_FILES, SecretInfo, SnapshotRequest, ToKeeper,
+    ToMonitor, receive, send,
 };
 
 /// Most vCPUs: local APIC id 255 means all of them.
@@ -28,10 +28,8 @@ pub struct Setup {
     pub config: Config,
     /// `/dev/kvm`.
     pub kvm: OwnedFd,
-    /// Kernel image.
-    pub kernel: File,
-    /// Initial RAM disk.
-    pub initrd: Option<File>,
+    /// Where the machine's first state comes from.
+    pub source: Source,
     /// Block device image, and whether it refuses writes.
     pub disk: Option<(File, bool)>,
     /// Listener for the control API.
@@ -42,6 +40,27 @@ pub struct Setup {
     pub console: Option<File>,
     /// Secrets, in the order in which they came.
     pub secrets: Vec<Secret>,
+}
+
+/// Where a machine's first state comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// A kernel, which is loaded and entered.
+    Kernel {
+        /// Kernel image.
+        kernel: File,
+        /// Initial RAM disk.
+        initrd: Option<File>,
+    },
+    /// A snapshot, from which the machine goes on.
+    Image {
+        /// RAM.
+        memory: OwnedFd,
+        /// The machine's state.
+        state: File,
+        /// What is missing in RAM and state.
+        plan: File,
+    },
 }
 
 /// Why a set-up was refused.
@@ -119,6 +138,9 @@ impl Keeper {
                 (ToMonitor::Configure(_), _) => {
                     return Err(SetupError::Order("there is one configuration"));
                 }
+                (ToMonitor::Snapshot(_), _) => {
+                    return Err(SetupError::Order("there is no machine yet"));
+                }
             }
         }
     }
@@ -134,16 +156,14 @@ impl Keeper {
         }
     }
 
-    /// Whether the keeper is still there, asked when the connection became readable. Anything that it
-    /// says now is a violation of the protocol and counts as its end.
+    /// What the keeper of a machine wants, asked when the connection became readable; none if it is gone.
+    /// Anything else that it says is a violation of the protocol and counts as its end.
     #[must_use]
-    pub fn is_there(&self) -> bool {
-        let mut buffer = [0_u8; 1];
-        let flags = rustix::net::RecvFlags::DONTWAIT;
-        matches!(
-            rustix::net::recv(&self.0, &mut buffer, flags),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR)
-        )
+    pub fn wish(&self) -> Option<(SnapshotRequest, Vec<OwnedFd>)> {
+        match receive(self.0.as_fd()) {
+            Ok((ToMonitor::Snapshot(request), files)) => Some((request, files)),
+            _ => None,
+        }
     }
 }
 
@@ -163,6 +183,7 @@ impl Setup {
         }
         let (mut kvm, mut kernel, mut initrd, mut disk) = (None, None, None, None);
         let (mut api, mut vsock, mut console) = (None, None, None);
+        let (mut memory, mut state, mut plan) = (None, None, None);
         for (role, file) in config.files.iter().zip(files) {
             let twice = match *role {
                 FileRole::Kvm => kvm.replace(file).is_some(),
@@ -172,15 +193,31 @@ impl Setup {
                 FileRole::ApiListener => api.replace(file.into()).is_some(),
                 FileRole::VsockListener => vsock.replace(file.into()).is_some(),
                 FileRole::Console => console.replace(file.into()).is_some(),
+                FileRole::ImageMemory => memory.replace(file).is_some(),
+                FileRole::ImageState => state.replace(file.into()).is_some(),
+                FileRole::ImagePlan => plan.replace(file.into()).is_some(),
             };
             if twice {
                 return Err(SetupError::Files("there are two for the same purpose"));
             }
         }
+        let source = match (kernel, memory, state, plan) {
+            (Some(kernel), None, None, None) => Source::Kernel { kernel, initrd },
+            (None, Some(memory), Some(state), Some(plan)) if initrd.is_none() => Source::Image {
+                memory,
+                state,
+                plan,
+            },
+            (None, None, None, None) => return Err(SetupError::Files("the kernel is missing")),
+            _ => {
+                return Err(SetupError::Files(
+                    "there has to be a kernel, or the three parts of a snapshot",
+                ));
+            }
+        };
         Ok(Self {
             kvm: kvm.ok_or(SetupError::Files("/dev/kvm is missing"))?,
-            kernel: kernel.ok_or(SetupError::Files("the kernel is missing"))?,
-            initrd,
+            source,
             disk,
             api,
             vsock,

@@ -7,7 +7,7 @@
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
 use cachot_devices::memory::GuestRam;
-use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_API_VERSION, kvm_cpuid_entry2, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
@@ -44,7 +44,7 @@ pub enum KvmError {
         #[source]
         source: kvm_ioctls::Error,
     },
-    /// vCPU model-specific registers.
+    /// Model-specific registers of a vCPU.
     #[error(transparent)]
     Msr(#[from] MsrError),
     /// More CPUID leaves than KVM takes.
@@ -133,7 +133,7 @@ fn add_memory(vm: &VmFd, ram: &GuestRam) -> Result<(), KvmError> {
     Ok(())
 }
 
-/// Makes vCPUs as firmware leaves them.
+/// Makes vCPUs without any state yet.
 ///
 /// # Errors
 /// See [`KvmError`].
@@ -142,20 +142,45 @@ pub fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>, KvmE
     if usize::from(count) > most {
         return Err(KvmError::Cpus { asked: count, most });
     }
-    let baseline = cpuid::baseline(kvm).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
     (0..count)
         .map(|index| {
-            let vcpu = vm
-                .create_vcpu(index.into())
-                .map_err(failed("KVM_CREATE_VCPU"))?;
-            let cpuid = cpuid::for_vcpu(&baseline, index, count).map_err(|_| KvmError::Cpuid)?;
-            vcpu.set_cpuid2(&cpuid).map_err(failed("KVM_SET_CPUID2"))?;
-            msr::set_boot_msrs(&vcpu)?;
-            if index == 0 {
-                interrupts::mask_lint0(&vcpu).map_err(failed("KVM_SET_LAPIC"))?;
-            }
-            registers::set_fpu(&vcpu).map_err(failed("KVM_SET_FPU"))?;
-            Ok(vcpu)
+            vm.create_vcpu(index.into())
+                .map_err(failed("KVM_CREATE_VCPU"))
         })
         .collect()
+}
+
+/// Brings new vCPUs into the state in which firmware leaves them; answers their CPUID tables.
+///
+/// # Errors
+/// See [`KvmError`].
+///
+/// # Panics
+/// With more vCPUs than [`create_vcpus`] makes.
+pub fn reset_vcpus(kvm: &Kvm, vcpus: &[VcpuFd]) -> Result<Vec<Vec<kvm_cpuid_entry2>>, KvmError> {
+    let count = u8::try_from(vcpus.len()).expect("their number was one of 8 bits");
+    let baseline = cpuid::baseline(kvm).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
+    let mut cpuids = Vec::with_capacity(vcpus.len());
+    for (index, vcpu) in (0..).zip(vcpus) {
+        let cpuid = cpuid::for_vcpu(&baseline, index, count).map_err(|_| KvmError::Cpuid)?;
+        vcpu.set_cpuid2(&cpuid).map_err(failed("KVM_SET_CPUID2"))?;
+        msr::set_boot_msrs(vcpu)?;
+        if index == 0 {
+            interrupts::mask_lint0(vcpu).map_err(failed("KVM_SET_LAPIC"))?;
+        }
+        registers::set_fpu(vcpu).map_err(failed("KVM_SET_FPU"))?;
+        cpuids.push(cpuid.as_slice().to_vec());
+    }
+    Ok(cpuids)
+}
+
+/// Raises an edge-triggered interrupt now, rather than soon, as an eventfd would.
+///
+/// # Errors
+/// When KVM refuses.
+pub fn pulse(vm: &VmFd, gsi: u32) -> Result<(), KvmError> {
+    [true, false]
+        .into_iter()
+        .try_for_each(|active| vm.set_irq_line(gsi, active))
+        .map_err(failed("KVM_IRQ_LINE"))
 }

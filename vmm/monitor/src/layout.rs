@@ -8,7 +8,8 @@
 //! | `0x8000-0x8fff` | first stack |
 //! | `0x9000-0xefff` | page tables of the entry state |
 //! | `0x2_0000` | kernel command line |
-//! | `0xe_0000-0xf_ffff` | ACPI tables, not RAM for the guest |
+//! | `0xe_0000-0xf_efff` | ACPI tables, not RAM for the guest |
+//! | `0xf_f000` | the VM generation identifier, likewise |
 //! | `0x10_0000` | kernels that may be placed anywhere |
 //! | under `0xc000_0000` | RAM; the initial RAM disk lies at its end or under 2 GiB |
 //! | `0xd000_0000` | virtio-mmio slots |
@@ -35,7 +36,9 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// First byte of the ACPI tables: the area that kernels search for the RSDP.
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the area for ACPI tables.
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = 0xf_f000;
+/// The 16 bytes of the VM generation identifier, in a page of their own behind the tables.
+pub const GENERATION_ID: u64 = 0xf_f000;
 /// Where memory above the first megabyte begins.
 pub const HIGH_RAM_START: u64 = 0x10_0000;
 
@@ -43,10 +46,12 @@ pub const HIGH_RAM_START: u64 = 0x10_0000;
 pub const MMIO_START: u64 = 0xd000_0000;
 /// Interrupt (GSI) of the first virtio-mmio slot; those of the others follow.
 pub const MMIO_GSI: u32 = 5;
-/// Most virtio-mmio slots: their interrupts end before [`GED_GSI`].
+/// Most virtio-mmio slots: their interrupts end before [`POWER_BUTTON_GSI`].
 pub const MMIO_SLOTS: usize = 15;
-/// Interrupt of the generic event device.
-pub const GED_GSI: u32 = 20;
+/// Interrupt of the generic event device that says that the power button was pressed.
+pub const POWER_BUTTON_GSI: u32 = 20;
+/// Interrupt of the generic event device that says that the VM generation identifier has changed.
+pub const GENERATION_GSI: u32 = 21;
 
 /// I/O APIC registers.
 pub const IO_APIC: u32 = 0xfec0_0000;

@@ -8,8 +8,10 @@
 //!     +--- kill ---+ kill, or the guest's own end +---+--- kill, or the grace is over
 //!                  +--------------> end <---------+
 //! ```
+//!
+//! From running and paused a machine is saved, and goes back to what it was.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -32,6 +34,8 @@ pub enum State {
     Paused,
     /// The power button was pressed; if the guest does not power off in time it is ended.
     Stopping,
+    /// Neither vCPUs nor devices work, because their state is being copied for a snapshot.
+    Saving,
 }
 
 /// Why a change of state was refused.
@@ -42,6 +46,7 @@ pub enum LifeError {
         State::Running => "running",
         State::Paused => "paused",
         State::Stopping => "stopping",
+        State::Saving => "being saved",
     })]
     State {
         /// What was asked for.
@@ -123,13 +128,7 @@ impl Life {
     /// When the machine is not paused.
     pub fn resume(&mut self) -> Result<(), LifeError> {
         self.expect("resume", State::Paused)?;
-        for device in &self.machine.devices {
-            device
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .resume();
-        }
-        self.machine.crew.resume();
+        self.work();
         self.state = State::Running;
         Ok(())
     }
@@ -140,18 +139,60 @@ impl Life {
     /// When the machine is not running, or a vCPU does not stop.
     pub fn pause(&mut self) -> Result<(), LifeError> {
         self.expect("pause", State::Running)?;
-        if let Err(error) = self.machine.crew.pause() {
-            self.machine.crew.resume();
-            return Err(error.into());
-        }
-        for device in &self.machine.devices {
-            device
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pause();
-        }
+        self.rest()?;
         self.state = State::Paused;
         Ok(())
+    }
+
+    /// Brings vCPUs, then devices, to rest.
+    fn rest(&self) -> Result<(), CrewError> {
+        if let Err(error) = self.machine.crew.pause() {
+            self.machine.crew.resume();
+            return Err(error);
+        }
+        self.machine.pause_devices();
+        Ok(())
+    }
+
+    /// Lets devices, then vCPUs, work.
+    fn work(&self) {
+        self.machine.resume_devices();
+        self.machine.crew.resume();
+    }
+
+    /// Keeps a machine from changing until [`Self::end_saving`]; says whether it was running.
+    ///
+    /// # Errors
+    /// When the machine is neither running nor paused, or a vCPU does not stop.
+    pub fn begin_saving(&mut self) -> Result<bool, LifeError> {
+        let was_running = match self.state {
+            State::Running => {
+                self.rest()?;
+                true
+            }
+            State::Paused => false,
+            state => {
+                return Err(LifeError::State {
+                    action: "save",
+                    state,
+                });
+            }
+        };
+        self.state = State::Saving;
+        Ok(was_running)
+    }
+
+    /// Gives a machine that was being saved back its life; any other goes on as it does.
+    pub fn end_saving(&mut self, was_running: bool) {
+        if self.state != State::Saving {
+            return;
+        }
+        self.state = if was_running {
+            self.work();
+            State::Running
+        } else {
+            State::Paused
+        };
     }
 
     /// Asks the guest to power off, and ends it if it has not done so within [`GRACE`].

@@ -1,30 +1,36 @@
-//! The machine: KVM objects, memory, devices and the guest's first state.
+//! The machine: KVM objects, memory and devices, with a first state that a kernel or a snapshot gives.
 
+use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cachot_devices::memory::{GuestRam, RamError, Swap};
 use cachot_devices::serial::{Console, ConsoleError};
-use cachot_devices::virtio::VirtioDevice;
 use cachot_devices::virtio::block::{BlockDevice, BlockError};
 use cachot_devices::virtio::mmio::{MmioSlot, Transport};
 use cachot_devices::virtio::rng::RngDevice;
-use cachot_devices::virtio::secrets::{HostError, SecretsDevice};
+use cachot_devices::virtio::secrets::{HostError, Secret, SecretsDevice};
 use cachot_devices::virtio::vsock::Vsock;
+use cachot_devices::virtio::{RestoreError, VirtioDevice};
 use event_manager::MutEventSubscriber;
-use kvm_ioctls::VmFd;
+use kvm_bindings::kvm_cpuid_entry2;
+use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::acpi::{self, AcpiError};
 use crate::boot::{self, BootError};
 use crate::bus::{Bus, Output};
-use crate::keeper::Setup;
+use crate::keeper::{Setup, Source};
 use crate::kvm::{self, KvmError};
 use crate::layout;
 use crate::metrics::Timeline;
 use crate::protocol::VSOCK_SOCKET;
+use crate::restore::{self, Image, ImageError};
+use crate::state::{DeviceState, MachineState, StateError};
 use crate::vcpu::{Crew, CrewError};
+use crate::x86_64::msr_state::{self, MsrStateError};
 use crate::x86_64::registers::{self, RegisterError};
+use crate::x86_64::vm_state::{VmState, VmStateError};
 
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,9 @@ pub enum MachineError {
     /// Kernel, initial RAM disk or command line.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// The snapshot.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// Secrets that the device does not take.
     #[error(transparent)]
     Secrets(#[from] HostError),
@@ -61,15 +70,37 @@ pub enum MachineError {
     Device(#[source] io::Error),
 }
 
+/// Why a machine cannot be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// vCPUs.
+    #[error(transparent)]
+    Crew(#[from] CrewError),
+    /// Model-specific registers.
+    #[error(transparent)]
+    Msrs(#[from] MsrStateError),
+    /// Interrupt controllers and clock.
+    #[error(transparent)]
+    Vm(#[from] VmStateError),
+    /// A device's state.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
 /// A device as the rest of the monitor handles it, whatever it is.
-pub trait Pausable: Send {
-    /// Lets the device finish and rest.
+pub trait Device: Send {
+    /// Lets it finish and rest.
     fn pause(&mut self);
     /// Lets it work again.
     fn resume(&mut self);
+    /// The device as data. It rests.
+    ///
+    /// # Errors
+    /// Never in practice: the state is plain data.
+    fn save(&self) -> Result<DeviceState, StateError>;
 }
 
-impl<D: VirtioDevice<GuestRam>> Pausable for Transport<D, GuestRam> {
+impl<D: VirtioDevice<GuestRam>> Device for Transport<D, GuestRam> {
     fn pause(&mut self) {
         // A device that cannot finish has told its driver so, and rests as well.
         drop(Transport::pause(self));
@@ -77,6 +108,13 @@ impl<D: VirtioDevice<GuestRam>> Pausable for Transport<D, GuestRam> {
 
     fn resume(&mut self) {
         Transport::resume(self);
+    }
+
+    fn save(&self) -> Result<DeviceState, StateError> {
+        Ok(DeviceState {
+            id: D::ID,
+            state: postcard::to_allocvec(&Transport::save(self))?,
+        })
     }
 }
 
@@ -86,12 +124,56 @@ pub struct Machine {
     pub crew: Crew,
     /// Raises the power button's event in the guest.
     pub power_button: EventFd,
-    /// Devices, for pausing.
-    pub devices: Vec<Arc<Mutex<dyn Pausable>>>,
+    /// The device of the secrets, which is among the devices.
+    pub secrets: Arc<Mutex<Transport<SecretsDevice, GuestRam>>>,
+    devices: Vec<Arc<Mutex<dyn Device>>>,
+    bus: Arc<Bus>,
     /// Guest memory; KVM uses it for as long as the machine exists.
     pub ram: GuestRam,
-    /// The virtual machine.
-    pub vm: VmFd,
+    /// CPUID table of each vCPU.
+    cpuids: Vec<Vec<kvm_cpuid_entry2>>,
+    vm: VmFd,
+    kvm: Kvm,
+}
+
+impl Machine {
+    /// Lets all devices finish and rest.
+    pub fn pause_devices(&self) {
+        self.each_device(|device| device.pause());
+    }
+
+    /// Lets all devices work again.
+    pub fn resume_devices(&self) {
+        self.each_device(|device| device.resume());
+    }
+
+    fn each_device(&self, mut act: impl FnMut(&mut dyn Device)) {
+        for device in &self.devices {
+            act(&mut *device.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// The machine as data. vCPUs and devices rest.
+    ///
+    /// # Errors
+    /// See [`SaveError`].
+    pub fn save(&self) -> Result<MachineState, SaveError> {
+        // Devices were quiesced before: what they have raised is in the controllers by now.
+        let msrs = msr_state::list(&self.kvm)?;
+        let vcpus = self.crew.states(&self.cpuids, &msrs)?;
+        let mut devices = Vec::with_capacity(self.devices.len());
+        for device in &self.devices {
+            let device = device.lock().unwrap_or_else(PoisonError::into_inner);
+            devices.push(device.save()?);
+        }
+        Ok(MachineState {
+            memory: self.ram.size(),
+            vm: VmState::read(&self.vm)?,
+            vcpus,
+            console: self.bus.save_console(),
+            devices,
+        })
+    }
 }
 
 /// Builds everything; the vCPUs wait for [`Crew::resume`]. The second result are the devices' event
@@ -109,84 +191,182 @@ pub fn build(
     } else {
         Swap::Locked
     };
-    let ram = GuestRam::new(setup.config.memory, swap)?;
+    let (ram, first) = match setup.source {
+        Source::Kernel { kernel, initrd } => (
+            GuestRam::new(setup.config.memory, swap)?,
+            First::Kernel { kernel, initrd },
+        ),
+        Source::Image {
+            memory,
+            state,
+            plan,
+        } => {
+            let key = setup.config.commitment_key;
+            let mut image = Image::read(state, plan, &setup.secrets, key)?;
+            let ram = image.map(memory, &setup.config, swap)?;
+            image.refill(&ram)?;
+            (ram, First::Image(Box::new(image)))
+        }
+    };
     let vm = kvm::create(&kvm, &ram)?;
     let vcpus = kvm::create_vcpus(&kvm, &vm, setup.config.cpus)?;
 
+    let image = match &first {
+        First::Kernel { .. } => None,
+        First::Image(image) => Some(&**image),
+    };
     let mut board = Board {
         vm,
         ram,
         slots: Vec::new(),
         devices: Vec::new(),
         subscribers: Vec::new(),
+        saved: image.map(|image| image.state.devices.as_slice()),
     };
-    board.attach(SecretsDevice::new(setup.secrets)?)?;
+    let secrets = board.attach_secrets(setup.secrets)?;
     if let Some(listener) = setup.vsock {
         board.attach(Vsock::new(listener, VSOCK_SOCKET).map_err(MachineError::Device)?)?;
     }
     board.attach(RngDevice)?;
-    if let Some((image, read_only)) = setup.disk {
-        board.attach(BlockDevice::new(image, read_only)?)?;
+    if let Some((disk, read_only)) = setup.disk {
+        board.attach(BlockDevice::new(disk, read_only)?)?;
     }
-    let rsdp = acpi::write_tables(&board.ram, setup.config.cpus, board.slots.len())?;
-    let entry = boot::load(
-        &board.ram,
-        setup.kernel,
-        setup.initrd,
-        &setup.config.cmdline,
-        rsdp,
-    )?;
-    if let Some(first) = vcpus.first() {
-        registers::set_entry(first, &board.ram, entry)?;
-    }
+    board.check_complete()?;
 
     let output: Output = match setup.console {
         Some(file) => Box::new(file),
         None => Box::new(io::sink()),
     };
-    let console = Console::new(output)?;
+    let console = match image {
+        Some(image) => Console::restore(image.state.console.clone(), output)?,
+        None => Console::new(output)?,
+    };
     board.connect(console.line(), layout::CONSOLE_GSI)?;
     let power_button =
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(MachineError::Device)?;
-    board.connect(&power_button, layout::GED_GSI)?;
-    let bus = Arc::new(Bus::new(console, board.slots, Arc::clone(timeline)));
+    board.connect(&power_button, layout::POWER_BUTTON_GSI)?;
+
+    let Board {
+        vm,
+        ram,
+        slots,
+        devices,
+        subscribers,
+        ..
+    } = board;
+    let cpuids = match first {
+        First::Kernel { kernel, initrd } => {
+            let cpuids = kvm::reset_vcpus(&kvm, &vcpus)?;
+            let rsdp = acpi::write_tables(&ram, setup.config.cpus, slots.len())?;
+            let entry = boot::load(&ram, kernel, initrd, &setup.config.cmdline, rsdp)?;
+            if let Some(first) = vcpus.first() {
+                registers::set_entry(first, &ram, entry)?;
+            }
+            cpuids
+        }
+        First::Image(image) => {
+            restore::write(&image, &kvm, &vm, &vcpus, &ram)?;
+            let vcpus = image.state.vcpus.into_iter();
+            vcpus.map(|vcpu| vcpu.cpuid).collect()
+        }
+    };
+    let bus = Arc::new(Bus::new(console, slots, Arc::clone(timeline)));
     let crew = Crew::new(vcpus, &bus)?;
     let machine = Machine {
         crew,
         power_button,
-        devices: board.devices,
-        ram: board.ram,
-        vm: board.vm,
+        secrets,
+        devices,
+        bus,
+        ram,
+        cpuids,
+        vm,
+        kvm,
     };
-    Ok((machine, board.subscribers))
+    Ok((machine, subscribers))
+}
+
+/// What gives the machine its first state.
+enum First {
+    Kernel { kernel: File, initrd: Option<File> },
+    Image(Box<Image>),
 }
 
 /// A machine that devices are put on.
-struct Board {
+struct Board<'a> {
     vm: VmFd,
     ram: GuestRam,
     slots: Vec<MmioSlot>,
-    devices: Vec<Arc<Mutex<dyn Pausable>>>,
+    devices: Vec<Arc<Mutex<dyn Device>>>,
     subscribers: Vec<Box<dyn MutEventSubscriber>>,
+    /// States of the devices that are still to be put on, where the machine comes from a snapshot.
+    saved: Option<&'a [DeviceState]>,
 }
 
-impl Board {
+impl Board<'_> {
+    /// Puts the device of the secrets into the next slot. From a snapshot it comes back with its pages filled.
+    fn attach_secrets(
+        &mut self,
+        secrets: Vec<Secret>,
+    ) -> Result<Arc<Mutex<Transport<SecretsDevice, GuestRam>>>, MachineError> {
+        if self.saved.is_none() {
+            return self.attach(SecretsDevice::new(secrets)?);
+        }
+        let device = self.attach(SecretsDevice::new(Vec::new())?)?;
+        restore::rehydrate(secrets, &device)?;
+        Ok(device)
+    }
+
     /// Puts a device into the next slot.
-    fn attach<D>(&mut self, device: D) -> Result<(), MachineError>
+    fn attach<D>(&mut self, device: D) -> Result<Arc<Mutex<Transport<D, GuestRam>>>, MachineError>
     where
         D: VirtioDevice<GuestRam> + 'static,
     {
-        let transport = Transport::new(device, self.ram.clone()).map_err(MachineError::Device)?;
+        let mut transport =
+            Transport::new(device, self.ram.clone()).map_err(MachineError::Device)?;
+        if let Some(state) = self.next_saved(D::ID)? {
+            let state = postcard::from_bytes(state).map_err(StateError::from);
+            transport
+                .restore(state.map_err(ImageError::State)?)
+                .map_err(ImageError::Device)?;
+        }
         let slot = u32::try_from(self.slots.len()).expect("there are under 16 slots");
         self.connect(transport.interrupt().line(), layout::MMIO_GSI + slot)?;
         let transport = Arc::new(Mutex::new(transport));
         self.slots.push(MmioSlot::new(&transport));
         self.devices.push(transport.clone());
-        self.subscribers.push(Box::new(transport));
-        Ok(())
+        self.subscribers.push(Box::new(transport.clone()));
+        Ok(transport)
+    }
+
+    /// The state of the next device, which has to have this id.
+    fn next_saved(&mut self, id: u32) -> Result<Option<&[u8]>, ImageError> {
+        let Some(saved) = self.saved else {
+            return Ok(None);
+        };
+        match saved.split_first() {
+            Some((next, rest)) if next.id == id => {
+                self.saved = Some(rest);
+                Ok(Some(&next.state))
+            }
+            _ => Err(other_devices()),
+        }
+    }
+
+    fn check_complete(&self) -> Result<(), ImageError> {
+        match self.saved {
+            Some([_, ..]) => Err(other_devices()),
+            _ => Ok(()),
+        }
     }
 
     fn connect(&self, line: &EventFd, gsi: u32) -> Result<(), MachineError> {
         Ok(kvm::connect(&self.vm, line, gsi)?)
     }
+}
+
+fn other_devices() -> ImageError {
+    ImageError::Device(RestoreError(
+        "the image's machine has other devices than this one".into(),
+    ))
 }

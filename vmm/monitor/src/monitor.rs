@@ -15,6 +15,7 @@ use crate::metrics::{Milestone, Timeline};
 use crate::protocol::{ChannelError, ToKeeper};
 use crate::seccomp::{self, SeccompError, ThreadKind};
 use crate::signals::Signals;
+use crate::snapshot::Snapshots;
 use crate::supervisor::{Outcome, Supervisor};
 use crate::vcpu::End;
 
@@ -39,6 +40,9 @@ pub enum MonitorError {
     /// The control socket cannot be used.
     #[error("cannot serve the control socket")]
     Api(#[source] io::Error),
+    /// There is no thread for snapshots.
+    #[error("cannot start a thread for snapshots: raise the limit of processes (`ulimit -u`)")]
+    Snapshots(#[source] io::Error),
     /// No filter, no guest.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
@@ -98,6 +102,7 @@ fn serve(keeper: &Arc<Keeper>, timeline: &Arc<Timeline>) -> Result<(), MonitorEr
     let mut setup = keeper.receive_setup()?;
     timeline.reach(Milestone::Configured);
     let (name, outlive_keeper) = (setup.config.name.clone(), setup.config.outlive_keeper);
+    let allow_swap = setup.config.allow_swap;
     let api = setup
         .api
         .take()
@@ -112,10 +117,20 @@ fn serve(keeper: &Arc<Keeper>, timeline: &Arc<Timeline>) -> Result<(), MonitorEr
     for device in devices {
         events.add_subscriber(device);
     }
+    // Threads inherit filters, so this one starts before the main thread has its own.
+    let snapshots =
+        Snapshots::new(machine.ram.clone(), allow_swap).map_err(MonitorError::Snapshots)?;
     seccomp::install(ThreadKind::Main)?;
     keeper.tell(&ToKeeper::Running)?;
     let life = Life::begin(name, machine, Arc::clone(timeline));
-    let supervisor = Supervisor::new(life, Arc::clone(keeper), signals, api, outlive_keeper);
+    let supervisor = Supervisor::new(
+        life,
+        Arc::clone(keeper),
+        signals,
+        api,
+        snapshots,
+        outlive_keeper,
+    );
     let supervisor = Arc::new(Mutex::new(supervisor));
     let id = events.add_subscriber(Box::new(Arc::clone(&supervisor)));
     let lock = || supervisor.lock().unwrap_or_else(PoisonError::into_inner);

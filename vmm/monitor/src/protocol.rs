@@ -8,7 +8,10 @@
 //! 2. keeper: [`ToMonitor::Secret`] for each secret, with one sealed memfd each;
 //! 3. keeper: [`ToMonitor::Boot`];
 //! 4. monitor: [`ToKeeper::Running`], later [`ToKeeper::Stopped`] and exit; or [`ToKeeper::Failed`] and exit
-//!    with code 1, at any step.
+//!    with code 1, at any step;
+//! 5. while the machine runs or is paused, keeper: [`ToMonitor::Snapshot`] with one descriptor for each of
+//!    [`SNAPSHOT_FILES`], in order; monitor: [`ToKeeper::SnapshotProgress`], any number of times, then
+//!    [`ToKeeper::SnapshotWritten`] or [`ToKeeper::SnapshotFailed`].
 //!
 //! The monitor opens no file by name: all it may touch was opened by the keeper, with the invoking
 //! user's permissions. A secret's value is in its memfd only, never in a message.
@@ -17,6 +20,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
+use cachot_snapshot::image::{Machine, Receipt};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -61,6 +65,71 @@ pub enum ToMonitor {
     Secret(SecretInfo),
     /// All is said: build the machine and run it.
     Boot,
+    /// Write a snapshot.
+    Snapshot(SnapshotRequest),
+}
+
+/// What the descriptors of [`ToMonitor::Snapshot`] are: new, empty files, open for reading and writing.
+pub const SNAPSHOT_FILES: [&str; 5] = ["memory", "state", "plan", "needles", "digests"];
+
+/// How a snapshot is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRequest {
+    /// What to do with copies of secrets in RAM and registers.
+    pub on_residue: OnResidue,
+    /// Key of the commitments to values (`cachot_snapshot::image::commitments`).
+    pub commitment_key: [u8; 32],
+}
+
+/// How far a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotProgress {
+    /// What is being done.
+    pub step: SnapshotStep,
+    /// Bytes of RAM that are done, of `total`.
+    pub done: u64,
+    /// Bytes of RAM that may hold data.
+    pub total: u64,
+    /// Copies of values that were found so far.
+    pub hits: u64,
+}
+
+/// The steps of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotStep {
+    /// RAM is searched; the machine is paused.
+    Scan,
+    /// RAM is written; the machine is paused.
+    Write,
+    /// What was written is searched and hashed; the machine goes on.
+    Verify,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotReport {
+    /// The machine's shape.
+    pub machine: Machine,
+    /// What was searched for, found and left out.
+    pub receipt: Receipt,
+    /// How long vCPUs and devices rested, in microseconds.
+    pub paused_us: u64,
+}
+
+/// What to do with residue in RAM and registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnResidue {
+    /// Leave it out of the image, and put it back when the image is restored.
+    Redact,
+    /// Take no snapshot.
+    Refuse,
+    /// Leave it in the image, which then holds secrets. Attached pages as well.
+    Keep,
 }
 
 /// What the monitor tells the keeper.
@@ -73,6 +142,15 @@ pub enum ToKeeper {
     Stopped {
         /// Why it ended.
         reason: StopReason,
+    },
+    /// A snapshot is being taken.
+    SnapshotProgress(SnapshotProgress),
+    /// All parts of a snapshot are written, searched and hashed; the machine goes on.
+    SnapshotWritten(Box<SnapshotReport>),
+    /// There is no snapshot, and the files hold nothing of use; the machine goes on.
+    SnapshotFailed {
+        /// What failed, on what, and what to do; one line.
+        message: String,
     },
     /// The machine could not be built, or broke.
     Failed {
@@ -105,7 +183,7 @@ pub struct Config {
     pub memory: u64,
     /// Number of vCPUs, from 1.
     pub cpus: u8,
-    /// Kernel command line, without what the monitor adds.
+    /// Kernel command line, without what the monitor adds; of no use to a machine that comes from a snapshot.
     pub cmdline: String,
     /// What the descriptors of this packet are, in order.
     pub files: Vec<FileRole>,
@@ -114,6 +192,8 @@ pub struct Config {
     pub outlive_keeper: bool,
     /// Accept a host that may swap guest RAM out.
     pub allow_swap: bool,
+    /// Of a machine that comes from a snapshot of this host: the key of the image's commitments to values.
+    pub commitment_key: Option<[u8; 32]>,
 }
 
 /// What a descriptor that comes with [`ToMonitor::Configure`] is.
@@ -137,6 +217,13 @@ pub enum FileRole {
     VsockListener,
     /// Where the guest's serial console is appended to.
     Console,
+    /// RAM of a snapshot, to be mapped copy on write. With it come [`Self::ImageState`] and [`Self::ImagePlan`],
+    /// and no kernel.
+    ImageMemory,
+    /// State of a snapshot's machine, checked against its manifest by the keeper.
+    ImageState,
+    /// Redaction plan of a snapshot, likewise.
+    ImagePlan,
 }
 
 /// A secret without its value.

@@ -16,6 +16,8 @@ pub enum ThreadKind {
     Main,
     /// Runs one vCPU.
     Vcpu,
+    /// Searches and writes guest RAM.
+    Snapshot,
 }
 
 /// Why a thread is without a filter; it must not go on.
@@ -76,6 +78,7 @@ const MAIN: &[Allowed] = &[
     (libc::SYS_epoll_wait, ANY),
     (libc::SYS_fdatasync, ANY),
     (libc::SYS_getcwd, ANY),
+    (libc::SYS_ioctl, save_ioctl),
     (libc::SYS_pread64, ANY),
     (libc::SYS_pwrite64, ANY),
     (libc::SYS_recvfrom, ANY),
@@ -90,6 +93,18 @@ const MAIN: &[Allowed] = &[
 /// Calls of a vCPU thread.
 const VCPU: &[Allowed] = &[(libc::SYS_ioctl, vcpu_ioctl)];
 
+/// Calls of the snapshot thread: files that it was handed, and its locked memory.
+const SNAPSHOT: &[Allowed] = &[
+    (libc::SYS_ftruncate, ANY),
+    (libc::SYS_lseek, ANY),
+    (libc::SYS_mincore, ANY),
+    (libc::SYS_mlock, ANY),
+    (libc::SYS_munlock, ANY),
+    (libc::SYS_pread64, ANY),
+    (libc::SYS_prlimit64, ask_only),
+    (libc::SYS_pwrite64, ANY),
+];
+
 fn not_executable() -> Vec<Condition> {
     let exec = u64::from(libc::PROT_EXEC.unsigned_abs());
     vec![(2, SeccompCmpOp::MaskedEq(exec), 0)]
@@ -98,6 +113,11 @@ fn not_executable() -> Vec<Condition> {
 #[cfg(debug_assertions)]
 fn get_flags() -> Vec<Condition> {
     vec![(1, SeccompCmpOp::Eq, u64::from(libc::F_GETFD.unsigned_abs()))]
+}
+
+/// `prlimit64` that sets nothing, for the message of a lock that failed.
+fn ask_only() -> Vec<Condition> {
+    vec![(2, SeccompCmpOp::Eq, 0)]
 }
 
 /// The kick of a vCPU thread, and what `abort` sends: to this process only.
@@ -121,11 +141,51 @@ fn vcpu_ioctl() -> Vec<Condition> {
         .to_vec()
 }
 
+/// Calls that read a resting machine's state, and change nothing. Numbers as above.
+fn save_ioctl() -> Vec<Condition> {
+    const GET_MSR_INDEX_LIST: u32 = 0x02;
+    const GET_IRQCHIP: u32 = 0x62;
+    const GET_CLOCK: u32 = 0x7c;
+    const GET_REGS: u32 = 0x81;
+    const GET_SREGS: u32 = 0x83;
+    const GET_MSRS: u32 = 0x88;
+    const GET_LAPIC: u32 = 0x8e;
+    const GET_MP_STATE: u32 = 0x98;
+    const GET_VCPU_EVENTS: u32 = 0x9f;
+    const GET_DEBUGREGS: u32 = 0xa1;
+    const GET_TSC_KHZ: u32 = 0xa3;
+    const GET_XSAVE: u32 = 0xa4;
+    const GET_XCRS: u32 = 0xa6;
+    // Without direction and size of the argument, which follow from the number.
+    const TYPE_AND_NUMBER: u64 = 0xffff;
+    [
+        GET_MSR_INDEX_LIST,
+        GET_IRQCHIP,
+        GET_CLOCK,
+        GET_REGS,
+        GET_SREGS,
+        GET_MSRS,
+        GET_LAPIC,
+        GET_MP_STATE,
+        GET_VCPU_EVENTS,
+        GET_DEBUGREGS,
+        GET_TSC_KHZ,
+        GET_XSAVE,
+        GET_XCRS,
+    ]
+    .map(|number| {
+        let request = u64::from(KVMIO << 8 | number);
+        (1, SeccompCmpOp::MaskedEq(TYPE_AND_NUMBER), request)
+    })
+    .to_vec()
+}
+
 /// The filter of `kind`; a call that it does not allow leads to `otherwise`.
 fn program(kind: ThreadKind, otherwise: SeccompAction) -> Result<BpfProgram, BackendError> {
     let own = match kind {
         ThreadKind::Main => MAIN,
         ThreadKind::Vcpu => VCPU,
+        ThreadKind::Snapshot => SNAPSHOT,
     };
     let mut rules = BTreeMap::new();
     for (call, conditions) in COMMON.iter().chain(own) {
@@ -287,7 +347,7 @@ mod tests {
 
     #[test]
     fn test_filters_kill_what_no_thread_needs() {
-        for kind in [ThreadKind::Main, ThreadKind::Vcpu] {
+        for kind in [ThreadKind::Main, ThreadKind::Vcpu, ThreadKind::Snapshot] {
             for call in [
                 open,
                 execve,
@@ -308,6 +368,8 @@ mod tests {
     #[test]
     fn test_filters_differ_by_thread() {
         assert_eq!(signal_of(ThreadKind::Main, unix_socket), None);
-        assert_eq!(signal_of(ThreadKind::Vcpu, unix_socket), Some(libc::SIGSYS));
+        for kind in [ThreadKind::Vcpu, ThreadKind::Snapshot] {
+            assert_eq!(signal_of(kind, unix_socket), Some(libc::SIGSYS));
+        }
     }
 }

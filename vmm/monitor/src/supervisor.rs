@@ -8,7 +8,9 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use crate::api::Server;
 use crate::keeper::Keeper;
 use crate::life::{Life, State};
+use crate::protocol::ToKeeper;
 use crate::signals::Signals;
+use crate::snapshot::Snapshots;
 use crate::vcpu::End;
 
 /// Event data of what is watched.
@@ -17,6 +19,7 @@ const SIGNALS: u32 = 1;
 const GUEST: u32 = 2;
 const API_LISTENER: u32 = 3;
 const API_CONNECTION: u32 = 4;
+const SNAPSHOTS: u32 = 5;
 
 /// How the monitor ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,7 @@ pub struct Supervisor {
     keeper: Arc<Keeper>,
     signals: Signals,
     api: Option<Server>,
+    snapshots: Snapshots,
     outlive_keeper: bool,
     keeper_gone: bool,
 }
@@ -45,6 +49,7 @@ impl Supervisor {
         keeper: Arc<Keeper>,
         signals: Signals,
         api: Option<Server>,
+        snapshots: Snapshots,
         outlive_keeper: bool,
     ) -> Self {
         Self {
@@ -52,6 +57,7 @@ impl Supervisor {
             keeper,
             signals,
             api,
+            snapshots,
             outlive_keeper,
             keeper_gone: false,
         }
@@ -82,6 +88,33 @@ impl Supervisor {
         i32::try_from(left.as_millis()).map_or(i32::MAX, |left| left.saturating_add(1))
     }
 
+    /// Does what the keeper wants, if it is not gone.
+    fn on_keeper(&mut self, events: Events, ops: &mut EventOps) {
+        let Some((request, files)) = self.keeper.wish() else {
+            self.keeper_gone = true;
+            drop(ops.remove(events));
+            return;
+        };
+        let answer = self.snapshots.begin(request, files, &self.life);
+        self.tell(answer);
+    }
+
+    fn on_snapshots(&mut self) {
+        // Reports that came together are one event.
+        loop {
+            let (report, answer) = self.snapshots.go_on(&mut self.life);
+            self.tell(answer);
+            if !report {
+                break;
+            }
+        }
+    }
+
+    /// A keeper that cannot be told is gone, and is found to be.
+    fn tell(&self, answer: Option<ToKeeper>) {
+        drop(answer.map(|answer| self.keeper.tell(&answer)));
+    }
+
     fn on_signals(&mut self) {
         while self.signals.take() {
             if self.life.state() != State::Running || self.life.press_power_button().is_err() {
@@ -96,6 +129,7 @@ impl MutEventSubscriber for Supervisor {
         let mut watched = vec![
             Events::with_data(&*self.keeper, KEEPER, EventSet::IN),
             Events::with_data(&self.signals, SIGNALS, EventSet::IN),
+            Events::with_data(self.snapshots.event(), SNAPSHOTS, EventSet::IN),
             Events::with_data(
                 self.life.machine().crew.ender().event(),
                 GUEST,
@@ -117,10 +151,8 @@ impl MutEventSubscriber for Supervisor {
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match (events.data(), &mut self.api) {
-            (KEEPER, _) if !self.keeper.is_there() => {
-                self.keeper_gone = true;
-                drop(ops.remove(events));
-            }
+            (KEEPER, _) => self.on_keeper(events, ops),
+            (SNAPSHOTS, _) => self.on_snapshots(),
             (SIGNALS, _) => self.on_signals(),
             (GUEST, _) => {
                 self.life.check_guest();

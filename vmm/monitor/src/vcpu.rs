@@ -10,6 +10,7 @@ use std::time::Duration;
 use cachot_devices::power::PowerRequest;
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
+    kvm_cpuid_entry2,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -20,6 +21,7 @@ use crate::gate::Gate;
 use crate::metrics::{ExitKind, ExitReport, Exits};
 use crate::protocol::StopReason;
 use crate::seccomp::{self, ThreadKind};
+use crate::x86_64::vcpu_state::{VcpuState, VcpuStateError};
 
 /// Stack of a vCPU thread, in bytes: several times what it uses, and far below a huge page, which the kernel
 /// would otherwise spend on it.
@@ -49,6 +51,9 @@ pub enum CrewError {
     /// A vCPU did not stop in time.
     #[error("a vCPU did not come to rest within {} s", REST_TIMEOUT.as_secs())]
     Rest,
+    /// A vCPU cannot be saved.
+    #[error(transparent)]
+    State(#[from] VcpuStateError),
 }
 
 /// How vCPU threads tell that the machine has ended; the first one wins.
@@ -91,6 +96,7 @@ pub struct Crew {
     gate: Arc<Gate>,
     ender: Arc<Ender>,
     exits: Vec<Arc<Exits>>,
+    vcpus: Vec<Arc<Mutex<VcpuFd>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -106,13 +112,15 @@ impl Crew {
             gate: Arc::new(Gate::closed()),
             ender: Arc::new(Ender::new().map_err(CrewError::Prepare)?),
             exits: Vec::with_capacity(vcpus.len()),
+            vcpus: Vec::with_capacity(vcpus.len()),
             threads: Vec::with_capacity(vcpus.len()),
         };
         for (index, fd) in vcpus.into_iter().enumerate() {
             let exits = Arc::new(Exits::default());
+            let fd = Arc::new(Mutex::new(fd));
             let vcpu = Vcpu {
                 index,
-                fd,
+                fd: Arc::clone(&fd),
                 bus: Arc::clone(bus),
                 gate: Arc::clone(&crew.gate),
                 ender: Arc::clone(&crew.ender),
@@ -124,6 +132,7 @@ impl Crew {
                 .spawn(move || vcpu.serve())
                 .map_err(CrewError::Spawn)?;
             crew.exits.push(exits);
+            crew.vcpus.push(fd);
             crew.threads.push(thread);
         }
         Ok(crew)
@@ -156,6 +165,22 @@ impl Crew {
         } else {
             Err(CrewError::Rest)
         }
+    }
+
+    /// All registers of all vCPUs, which rest; `cpuids` are their CPUID tables, and `msrs` the numbers of the
+    /// model-specific registers.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn states(
+        &self,
+        cpuids: &[Vec<kvm_cpuid_entry2>],
+        msrs: &[u32],
+    ) -> Result<Vec<VcpuState>, CrewError> {
+        let vcpus = self.vcpus.iter().zip(cpuids);
+        vcpus
+            .map(|(vcpu, cpuid)| Ok(VcpuState::read(&lock(vcpu), cpuid, msrs)?))
+            .collect()
     }
 
     /// Exits of each vCPU.
@@ -195,7 +220,8 @@ extern "C" fn handle_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc:
 /// One vCPU and what it needs to serve its exits.
 struct Vcpu {
     index: usize,
-    fd: VcpuFd,
+    /// Locked while the vCPU may run.
+    fd: Arc<Mutex<VcpuFd>>,
     bus: Arc<Bus>,
     gate: Arc<Gate>,
     ender: Arc<Ender>,
@@ -203,24 +229,16 @@ struct Vcpu {
 }
 
 impl Vcpu {
-    fn serve(mut self) {
-        let flag = &raw mut self.fd.get_kvm_run().immediate_exit;
+    fn serve(self) {
+        let flag = &raw mut lock(&self.fd).get_kvm_run().immediate_exit;
         IMMEDIATE_EXIT.with(|own| own.set(flag));
         if let Err(error) = seccomp::install(ThreadKind::Vcpu) {
             self.ender.set(End::Failed(error.to_string()));
             self.gate.rest_forever();
         }
-        self.gate.rest();
         loop {
-            let end = if self.gate.is_closed() {
-                let end = self.finish_access();
-                if end.is_none() {
-                    self.gate.rest();
-                }
-                end
-            } else {
-                self.run()
-            };
+            self.gate.rest();
+            let end = self.run_until_closed(&mut lock(&self.fd));
             if let Some(end) = end {
                 self.ender.set(end);
                 self.gate.rest_forever();
@@ -228,12 +246,23 @@ impl Vcpu {
         }
     }
 
+    /// Runs the guest until the gate is closed, or to the machine's end.
+    fn run_until_closed(&self, fd: &mut VcpuFd) -> Option<End> {
+        while !self.gate.is_closed() {
+            let end = self.run(fd);
+            if end.is_some() {
+                return end;
+            }
+        }
+        self.finish_access(fd)
+    }
+
     /// Completes the instruction whose exit was served last, without beginning another one: KVM does that
     /// at the next entry, before it looks at the flag. An access that KVM splits causes further exits.
-    fn finish_access(&mut self) -> Option<End> {
-        self.fd.set_kvm_immediate_exit(1);
-        while self.fd.get_kvm_run().immediate_exit != 0 {
-            if let Some(end) = self.run() {
+    fn finish_access(&self, fd: &mut VcpuFd) -> Option<End> {
+        fd.set_kvm_immediate_exit(1);
+        while fd.get_kvm_run().immediate_exit != 0 {
+            if let Some(end) = self.run(fd) {
                 return Some(end);
             }
         }
@@ -241,8 +270,8 @@ impl Vcpu {
     }
 
     /// Runs the guest until its next exit and serves that. Returns the machine's end, if this was it.
-    fn run(&mut self) -> Option<End> {
-        let (kind, end) = match self.fd.run() {
+    fn run(&self, fd: &mut VcpuFd) -> Option<End> {
+        let (kind, end) = match fd.run() {
             Ok(VcpuExit::IoIn(port, data)) => {
                 self.bus.io_read(port, data);
                 (ExitKind::Io, None)
@@ -266,7 +295,7 @@ impl Vcpu {
                 (ExitKind::Other, Some(End::Stopped(StopReason::TripleFault)))
             }
             Ok(VcpuExit::InternalError) => {
-                let message = self.internal_error();
+                let message = self.internal_error(fd);
                 (ExitKind::Other, Some(End::Failed(message)))
             }
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
@@ -285,7 +314,7 @@ impl Vcpu {
                 (ExitKind::Other, Some(End::Failed(message)))
             }
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
-                self.fd.set_kvm_immediate_exit(0);
+                fd.set_kvm_immediate_exit(0);
                 (ExitKind::Interrupted, None)
             }
             Err(error) => {
@@ -298,10 +327,10 @@ impl Vcpu {
     }
 
     /// Says what KVM could not do.
-    fn internal_error(&mut self) -> String {
+    fn internal_error(&self, fd: &mut VcpuFd) -> String {
         let index = self.index;
-        let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
-        let run = self.fd.get_kvm_run();
+        let rip = fd.get_regs().map_or(0, |regs| regs.rip);
+        let run = fd.get_kvm_run();
         // SAFETY: the exit reason, KVM_EXIT_INTERNAL_ERROR, says that this member of the union is valid.
         let (suberror, ndata) = unsafe {
             let internal = &run.__bindgen_anon_1.internal;

@@ -242,7 +242,7 @@ fn test_every_thread_is_filtered_and_the_process_is_not_dumpable() {
         assert_eq!(field(&status, "NoNewPrivs"), "1");
     }
     names.sort();
-    assert_eq!(names, ["cachot-vmm", "vcpu0"]);
+    assert_eq!(names, ["cachot-vmm", "snapshot", "vcpu0"]);
     let limits = fs::read_to_string(format!("{process}/limits")).unwrap();
     assert!(limits.lines().any(|line| {
         line.starts_with("Max core file size") && line.split_whitespace().nth(4) == Some("0")

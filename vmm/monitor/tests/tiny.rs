@@ -5,20 +5,10 @@ mod common;
 
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 
 use cachot_secrets::SecretValue;
 use cachot_vmm::protocol::{Config, FileRole, SecretInfo, StopReason, ToKeeper, ToMonitor, send};
-use common::{Monitor, config, file, kvm};
-
-/// The guest, as `guest/tiny/build.sh` leaves it.
-fn tiny() -> Vec<u8> {
-    let guest = std::env::var_os("CACHOT_GUEST").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest"),
-        PathBuf::from,
-    );
-    std::fs::read(guest.join("tiny")).expect("tiny is built: run guest/tiny/build.sh")
-}
+use common::{Monitor, config, file, kvm, tiny};
 
 /// Runs a scenario to its end with these secrets; what it printed, and why the machine stopped.
 fn run(scenario: &str, secrets: &[(&str, &[u8])]) -> (String, ToKeeper) {

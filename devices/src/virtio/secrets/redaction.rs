@@ -25,13 +25,13 @@ impl SecretsDevice {
     /// Every value that was ever declared to this device, each once, oldest first: also what was rotated
     /// away, revoked or replaced by [`Self::rehydrate`], and what no driver has asked for. Where several
     /// secrets had a value, one that has it now is named.
-    pub fn delivered(&self) -> impl ExactSizeIterator<Item = (&Name, u64, &SealedValue)> {
+    pub fn delivered(&self) -> impl ExactSizeIterator<Item = (&Name, u64, &Arc<SealedValue>)> {
         self.delivered.iter().map(|(name, version, value)| {
             let has_it = |own: &&Arc<SealedValue>| Arc::ptr_eq(own, value);
             let mut entries = self.entries.iter();
             match entries.find(|entry| entry.value.as_ref().filter(has_it).is_some()) {
-                Some(owner) => (&owner.name, owner.version, &**value),
-                None => (name, version, &**value),
+                Some(owner) => (&owner.name, owner.version, value),
+                None => (name, version, value),
             }
         })
     }

@@ -137,6 +137,7 @@ impl Vm {
             files,
             outlive_keeper: false,
             allow_swap: args.dangerously_allow_swap || !Sources::default().may_swap(),
+            commitment_key: None,
         };
         let sent = self
             .monitor

@@ -270,6 +270,15 @@ impl Session<'_> {
             Ok((ToKeeper::Failed { message }, _)) => {
                 Ok(killed(Err(SessionError::Monitor(message))))
             }
+            Ok((
+                ToKeeper::SnapshotProgress(_)
+                | ToKeeper::SnapshotWritten(_)
+                | ToKeeper::SnapshotFailed { .. },
+                _,
+            )) => {
+                let message = "the monitor speaks of a snapshot that nobody asked for";
+                Ok(killed(Err(SessionError::Monitor(message.into()))))
+            }
             Err(ChannelError::Closed) => {
                 self.monitor_open = false;
                 self.life.monitor_closed(now);

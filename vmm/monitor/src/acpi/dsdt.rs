@@ -2,8 +2,8 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, Package, Path,
-    ResourceTemplate, Scope,
+    Arg, Device, EISAName, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify, Package,
+    Path, ResourceTemplate, Scope,
 };
 use acpi_tables::sdt::Sdt;
 use cachot_devices::power::SLEEP_TYPE_OFF;
@@ -15,13 +15,15 @@ use crate::layout;
 
 /// Notification value of a pressed button (ACPI, "Power Button Notification Values").
 const BUTTON_PRESSED: u8 = 0x80;
+/// Notification value of a changed identifier (Microsoft, "Virtual Machine Generation ID").
+const GENERATION_CHANGED: u8 = 0x80;
 
 /// Length of a table's header.
 const HEADER_LEN: u32 = 36;
 /// Revision 2 and later: integers have 64 bits.
 const REVISION: u8 = 6;
 
-/// Describes COM1, the power button with its event device, and `slots` virtio-mmio devices.
+/// Describes COM1, the power button, the generation identifier, the event device of both, and `slots` virtio-mmio devices.
 pub fn table(slots: usize) -> Sdt {
     let mut dsdt = Sdt::new(
         *b"DSDT",
@@ -38,7 +40,7 @@ pub fn table(slots: usize) -> Sdt {
     )));
     dsdt.append_slice(&bytes(&Scope::new(
         "\\_SB_".into(),
-        vec![&SerialPort, &PowerButton, &EventDevice],
+        vec![&SerialPort, &PowerButton, &GenerationId, &EventDevice],
     )));
     for slot in 0..slots.min(layout::MMIO_SLOTS) {
         dsdt.append_slice(&bytes(&Scope::new(
@@ -91,7 +93,29 @@ impl Aml for PowerButton {
     }
 }
 
-/// The generic event device; its only event is the power button.
+/// Tells the guest that it is a copy of another one: 16 bytes in memory that are new then, and an event.
+struct GenerationId;
+
+impl Aml for GenerationId {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        Device::new(
+            "VGEN".into(),
+            vec![
+                &Name::new("_HID".into(), &"CACH0001"),
+                // What drivers look for.
+                &Name::new("_CID".into(), &"VM_Gen_Counter"),
+                &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+                &Name::new(
+                    "ADDR".into(),
+                    &Package::new(vec![&GENERATION_ID_LOW, &0_u32]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// The generic event device: each of its interrupts is an event of one device.
 struct EventDevice;
 
 impl Aml for EventDevice {
@@ -103,13 +127,25 @@ impl Aml for EventDevice {
                 &Name::new("_UID".into(), &0_u8),
                 &Name::new(
                     "_CRS".into(),
-                    &ResourceTemplate::new(vec![&edge(layout::GED_GSI)]),
+                    &ResourceTemplate::new(vec![
+                        &edge(layout::POWER_BUTTON_GSI),
+                        &edge(layout::GENERATION_GSI),
+                    ]),
                 ),
                 &Method::new(
                     "_EVT".into(),
                     1,
                     true,
-                    vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &BUTTON_PRESSED)],
+                    vec![
+                        &If::new(
+                            &Equal::new(&Arg(0), &layout::POWER_BUTTON_GSI),
+                            vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &BUTTON_PRESSED)],
+                        ),
+                        &If::new(
+                            &Equal::new(&Arg(0), &layout::GENERATION_GSI),
+                            vec![&Notify::new(&Path::new("\\_SB_.VGEN"), &GENERATION_CHANGED)],
+                        ),
+                    ],
                 ),
             ],
         )
@@ -148,6 +184,8 @@ impl Aml for VirtioMmio {
 #[allow(clippy::cast_possible_truncation)]
 const SERIAL_PORTS: u8 = serial::PORTS as u8;
 #[allow(clippy::cast_possible_truncation)]
+const GENERATION_ID_LOW: u32 = layout::GENERATION_ID as u32;
+#[allow(clippy::cast_possible_truncation)]
 const SLOT_LEN: u32 = SLOT_SIZE as u32;
 #[allow(clippy::cast_possible_truncation)]
 const fn mmio_base(number: u32) -> u32 {
@@ -175,6 +213,7 @@ mod tests {
             b"VR03",
             b"LNRO0005",
             b"ACPI0013",
+            b"VM_Gen_Counter",
             b"_S5_",
         ] {
             assert!(contains(&dsdt, name), "{}", String::from_utf8_lossy(name));

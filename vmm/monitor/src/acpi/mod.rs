@@ -5,6 +5,7 @@
 
 mod dsdt;
 mod fixed;
+pub mod generation;
 
 use acpi_tables::Aml;
 use acpi_tables::rsdp::Rsdp;
@@ -30,6 +31,9 @@ pub enum AcpiError {
     /// The area is not RAM.
     #[error("the ACPI tables do not fit guest memory")]
     Memory(#[from] GuestMemoryError),
+    /// No random bytes.
+    #[error("the host has no random bytes for the VM generation identifier")]
+    Random(#[source] std::io::Error),
 }
 
 /// Writes the tables of a machine with `cpus` vCPUs and `slots` virtio-mmio devices, and returns the
@@ -55,6 +59,7 @@ pub fn write_tables<M: GuestMemory>(
     xsdt.add_entry(madt.0);
     let xsdt = writer.append(&xsdt)?;
     mem.write_slice(&bytes(&Rsdp::new(OEM_ID, xsdt.0)), rsdp)?;
+    generation::renew(mem)?;
     Ok(rsdp)
 }
 

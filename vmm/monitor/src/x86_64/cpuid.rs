@@ -3,6 +3,8 @@
 //!
 //! Leaves are described in the Intel SDM, volume 2A, "CPUID", and in the AMD APM, volume 3, appendix E.
 
+use std::collections::BTreeSet;
+
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
 };
@@ -126,6 +128,120 @@ pub fn baseline(kvm: &Kvm) -> Result<CpuId, kvm_ioctls::Error> {
         leaf.ecx |= TSC_DEADLINE;
     }
     Ok(cpuid)
+}
+
+/// Leaves whose bits are features, with the registers that hold them: EAX, EBX, ECX, EDX.
+const FEATURES: &[(u32, u32, [bool; 4])] = &[
+    (1, 0, [false, false, true, true]),
+    (7, 0, [false, true, true, true]),
+    (7, 1, [true, true, true, true]),
+    (7, 2, [false, false, false, true]),
+    (0xd, 0, [true, false, false, true]),
+    (0xd, 1, [true, false, true, true]),
+    (0x8000_0001, 0, [false, false, true, true]),
+    (0x8000_0007, 0, [false, false, false, true]),
+    (0x8000_0008, 0, [false, true, false, false]),
+    (0x8000_0021, 0, [true, false, false, false]),
+    // KVM's own.
+    (0x4000_0001, 0, [true, false, false, true]),
+];
+
+/// A feature that a saved vCPU has and this host does not.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this host's processor or KVM lacks features of the snapshot's machine (CPUID leaf {leaf:#x}.{subleaf}, \
+     {register}, bits {bits:#x}): restore on a host with at least the same"
+)]
+pub struct UnfitCpu {
+    leaf: u32,
+    subleaf: u32,
+    register: &'static str,
+    bits: u32,
+}
+
+/// Whether this host can run what was started with `saved`: every feature that was there is here too, from
+/// the same vendor's processor.
+///
+/// # Errors
+/// [`UnfitCpu`] names the first thing that is missing.
+pub fn check_fit(saved: &[kvm_cpuid_entry2], baseline: &CpuId) -> Result<(), UnfitCpu> {
+    const REGISTERS: [&str; 4] = ["EAX", "EBX", "ECX", "EDX"];
+    let get = |entries: &[kvm_cpuid_entry2], leaf, subleaf| {
+        let of_leaf = |e: &&kvm_cpuid_entry2| e.function == leaf && e.index == subleaf;
+        let entry = entries.iter().find(of_leaf);
+        entry.map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx])
+    };
+    let unfit = |leaf, subleaf, register: usize, bits| UnfitCpu {
+        leaf,
+        subleaf,
+        register: REGISTERS[register],
+        bits,
+    };
+    let (vendor, own) = (get(saved, 0, 0), get(baseline.as_slice(), 0, 0));
+    if let Some(register) = (1..4).find(|&register| vendor[register] != own[register]) {
+        return Err(unfit(0, 0, register, vendor[register]));
+    }
+    for &(leaf, subleaf, registers) in FEATURES {
+        let (wanted, own) = (
+            get(saved, leaf, subleaf),
+            get(baseline.as_slice(), leaf, subleaf),
+        );
+        for (register, is_feature) in registers.into_iter().enumerate() {
+            let missing = wanted[register] & !own[register] & !set_by_us(leaf, register);
+            if is_feature && missing != 0 {
+                return Err(unfit(leaf, subleaf, register, missing));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The vendor's name.
+#[must_use]
+pub fn vendor(entries: &[kvm_cpuid_entry2]) -> String {
+    let bytes: Vec<u8> = entries
+        .iter()
+        .find(|entry| entry.function == 0)
+        .into_iter()
+        .flat_map(|entry| [entry.ebx, entry.edx, entry.ecx])
+        .flat_map(u32::to_le_bytes)
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The feature bits, each as text: `LEAF.SUBLEAF.REGISTER.BIT`, the leaf in hexadecimal.
+#[must_use]
+pub fn features(entries: &[kvm_cpuid_entry2]) -> BTreeSet<String> {
+    let words = FEATURES.iter().flat_map(|&(leaf, subleaf, registers)| {
+        let of_leaf = |e: &&kvm_cpuid_entry2| e.function == leaf && e.index == subleaf;
+        let entry = entries.iter().find(of_leaf);
+        let words = entry.map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx]);
+        ["eax", "ebx", "ecx", "edx"]
+            .into_iter()
+            .zip(words)
+            .zip(registers)
+            .filter(|(_, is_feature)| *is_feature)
+            .flat_map(move |((register, word), _)| {
+                let set = (0..u32::BITS).filter(move |bit| word >> bit & 1 != 0);
+                set.map(move |bit| format!("{leaf:x}.{subleaf}.{register}.{bit}"))
+            })
+    });
+    words.collect()
+}
+
+/// Bits that [`for_vcpu`] sets and KVM reports where the guest switched something on.
+fn set_by_us(leaf: u32, register: usize) -> u32 {
+    // Leaf 1, ECX: OSXSAVE.
+    const OSXSAVE: u32 = 1 << 27;
+    // Leaf 7, ECX: OSPKE.
+    const OSPKE: u32 = 1 << 4;
+    match (leaf, register) {
+        (1, 2) => HYPERVISOR | OSXSAVE,
+        (1, 3) => HTT,
+        (7, 2) => OSPKE,
+        (0x8000_0001, 2) => CMP_LEGACY,
+        _ => 0,
+    }
 }
 
 fn mask(cpuid: &mut CpuId) {
@@ -344,6 +460,35 @@ mod tests {
         assert_eq!(get(&cpuid, 0xd, 2), Some([256, 576, 0, 0]));
         assert_eq!(get(&cpuid, 0xd, 17), None);
         assert_eq!(get(&cpuid, 0xd, 18), None);
+    }
+
+    #[test]
+    fn test_check_fit_names_what_is_missing() {
+        let host = [
+            leaf(0, 0, [0x10, 1, 2, 3]),
+            leaf(1, 0, [0, 0, 0b0111, 0b0101]),
+            leaf(7, 0, [2, 0b11, 0, 0]),
+        ];
+        let host = CpuId::from_entries(&host).expect("few leaves");
+        let with = |entry: kvm_cpuid_entry2| {
+            let mut saved = host.as_slice().to_vec();
+            saved.retain(|own| own.function != entry.function);
+            saved.push(entry);
+            check_fit(&saved, &host)
+        };
+
+        assert!(check_fit(host.as_slice(), &host).is_ok());
+        // Fewer features, other values elsewhere, and what a running guest changes.
+        assert!(with(leaf(1, 0, [9, 9, 0b0101 | HYPERVISOR | 1 << 27, HTT])).is_ok());
+        for (entry, message) in [
+            (leaf(0, 0, [0x10, 1, 2, 4]), "leaf 0x0.0, EDX"),
+            (leaf(1, 0, [0, 0, 0b1000, 0]), "leaf 0x1.0, ECX, bits 0x8"),
+            (leaf(7, 0, [0, 0b111, 0, 0]), "leaf 0x7.0, EBX, bits 0x4"),
+            (leaf(0x8000_0001, 0, [0, 0, 0, 1]), "leaf 0x80000001.0, EDX"),
+        ] {
+            let error = with(entry).expect_err(message).to_string();
+            assert!(error.contains(message), "{error}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ pub fn config() -> Config {
         files: Vec::new(),
         outlive_keeper: false,
         allow_swap: true,
+        commitment_key: None,
     }
 }
 
@@ -40,6 +42,15 @@ pub fn kvm() -> OwnedFd {
         .open("/dev/kvm")
         .expect("these tests need /dev/kvm, readable and writable")
         .into()
+}
+
+/// The bare-metal test guest, as `guest/tiny/build.sh` leaves it.
+pub fn tiny() -> Vec<u8> {
+    let guest = std::env::var_os("CACHOT_GUEST").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest"),
+        PathBuf::from,
+    );
+    std::fs::read(guest.join("tiny")).expect("tiny is built: run guest/tiny/build.sh")
 }
 
 /// An unnamed file with these bytes, its position at the end.

@@ -1,0 +1,204 @@
+//! Snapshots as the main thread sees them: one at a time, the machine paused for the copy only, and going on
+//! afterwards on every path.
+
+mod job;
+mod memory;
+mod receipt;
+mod shape;
+mod verify;
+mod worker;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use cachot_devices::memory::GuestRam;
+use vmm_sys_util::eventfd::EventFd;
+
+use self::job::{Attached, Delivered, Files, Machine, Order};
+use self::worker::{Report, Worker};
+use crate::life::{Life, State};
+use crate::protocol::{SNAPSHOT_FILES, SnapshotRequest, ToKeeper};
+
+/// Takes snapshots of one machine.
+pub struct Snapshots {
+    worker: Worker,
+    /// Whether guest RAM may be on a swap device, and so cannot be asked where it has data.
+    may_swap: bool,
+    current: Option<Current>,
+}
+
+/// A snapshot that is being taken.
+#[derive(Default)]
+struct Current {
+    /// The machine was paused for this, and is still.
+    paused: Option<Instant>,
+    paused_us: u64,
+}
+
+impl Snapshots {
+    /// Gets ready to take snapshots.
+    ///
+    /// # Errors
+    /// When there is no thread or eventfd to be had.
+    pub fn new(ram: GuestRam, may_swap: bool) -> io::Result<Self> {
+        Ok(Self {
+            worker: Worker::start(ram)?,
+            may_swap,
+            current: None,
+        })
+    }
+
+    /// Becomes readable when [`Self::go_on`] has something to do.
+    #[must_use]
+    pub fn event(&self) -> &EventFd {
+        self.worker.event()
+    }
+
+    /// Begins a snapshot into these files; what to tell the keeper at once, if anything.
+    pub fn begin(
+        &mut self,
+        request: SnapshotRequest,
+        files: Vec<OwnedFd>,
+        life: &Life,
+    ) -> Option<ToKeeper> {
+        let order = self.order(request, files, life);
+        match order {
+            Ok(order) => {
+                self.current = Some(Current::default());
+                self.worker.prepare(order);
+                None
+            }
+            Err(message) => Some(ToKeeper::SnapshotFailed { message }),
+        }
+    }
+
+    fn order(
+        &self,
+        request: SnapshotRequest,
+        files: Vec<OwnedFd>,
+        life: &Life,
+    ) -> Result<Order, String> {
+        if self.current.is_some() {
+            return Err("another snapshot of this VM is being taken: wait for it".into());
+        }
+        if !matches!(life.state(), State::Running | State::Paused) {
+            return Err("the VM is stopping: there is nothing to take a snapshot of".into());
+        }
+        let files = <[OwnedFd; SNAPSHOT_FILES.len()]>::try_from(files)
+            .map_err(|_| "the keeper sent more or fewer files than a snapshot has")?;
+        Ok(Order {
+            request,
+            files: Files::from(files.map(File::from)),
+            delivered: delivered(life),
+            may_swap: self.may_swap,
+        })
+    }
+
+    /// Does what the worker's next report asks for: whether there was one, and what to tell the keeper.
+    pub fn go_on(&mut self, life: &mut Life) -> (bool, Option<ToKeeper>) {
+        let report = self.worker.report();
+        let there_is_one = report.is_some();
+        (
+            there_is_one,
+            report.and_then(|report| self.on_report(report, life)),
+        )
+    }
+
+    fn on_report(&mut self, report: Report, life: &mut Life) -> Option<ToKeeper> {
+        match report {
+            Report::Prepared => self.hand_over(life),
+            Report::Progress(progress) => Some(ToKeeper::SnapshotProgress(progress)),
+            Report::Written => {
+                self.let_go(life);
+                None
+            }
+            Report::Done(mut report) => {
+                report.paused_us = self.current.take().map_or(0, |current| current.paused_us);
+                Some(ToKeeper::SnapshotWritten(report))
+            }
+            Report::Failed(message) => {
+                self.let_go(life);
+                self.current = None;
+                Some(ToKeeper::SnapshotFailed { message })
+            }
+        }
+    }
+
+    /// Pauses the machine and gives its state to the worker.
+    fn hand_over(&mut self, life: &mut Life) -> Option<ToKeeper> {
+        let current = self.current.as_mut()?;
+        let saved = life
+            .begin_saving()
+            .map_err(|error| error.to_string())
+            .and_then(|was_running| {
+                current.paused = was_running.then(Instant::now);
+                let state = life.machine().save().map_err(|error| error.to_string())?;
+                Ok(Machine {
+                    state,
+                    attached: attached(life),
+                })
+            });
+        match saved {
+            Ok(machine) => {
+                self.worker.write(machine);
+                None
+            }
+            Err(message) => {
+                self.worker.abandon();
+                self.let_go(life);
+                self.current = None;
+                Some(ToKeeper::SnapshotFailed { message })
+            }
+        }
+    }
+
+    /// Lets a machine go on that was paused for the snapshot.
+    fn let_go(&mut self, life: &mut Life) {
+        let paused = self.current.as_mut().and_then(|current| {
+            let paused = current.paused.take()?;
+            current.paused_us = u64::try_from(paused.elapsed().as_micros()).unwrap_or(u64::MAX);
+            Some(paused)
+        });
+        life.end_saving(paused.is_some());
+    }
+}
+
+/// All values that were ever delivered.
+fn delivered(life: &Life) -> Vec<Delivered> {
+    let mut device = life
+        .machine()
+        .secrets
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    device.with_device(|device, _| {
+        device
+            .delivered()
+            .map(|(name, version, value)| Delivered {
+                name: name.clone(),
+                version,
+                value: Arc::clone(value),
+            })
+            .collect()
+    })
+}
+
+/// All pages that hold values.
+fn attached(life: &Life) -> Vec<Attached> {
+    let mut device = life
+        .machine()
+        .secrets
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    device.with_device(|device, _| {
+        device
+            .attached()
+            .map(|range| Attached {
+                start: range.start,
+                len: range.len,
+            })
+            .collect()
+    })
+}
