@@ -42,6 +42,8 @@ struct Rejected {
 pub struct Resolved {
     /// Its name; no other secret of the VM has it.
     pub name: Name,
+    /// Where its bytes came from.
+    pub reference: Reference,
     /// How it appears in the guest.
     pub delivery: Delivery,
     /// Its bytes.
@@ -228,15 +230,10 @@ impl Admission {
 fn resolve(declaration: &Declaration, schemes: &Schemes) -> Result<Resolved, SecretError> {
     let scheme = schemes.of(&declaration.reference)?;
     let value = scheme.resolve(declaration.reference.locator())?;
-    Ok(ready(
-        declaration.name.clone(),
-        declaration.delivery,
-        value,
-        scheme,
-    ))
+    Ok(ready(declaration.clone(), value, scheme))
 }
 
-fn ready(name: Name, delivery: Delivery, value: SecretValue, scheme: &dyn Scheme) -> Resolved {
+fn ready(declaration: Declaration, value: SecretValue, scheme: &dyn Scheme) -> Resolved {
     let mut warnings = Vec::new();
     if scheme.is_plaintext() {
         warnings.push(Warning::Plaintext(scheme.name()));
@@ -245,8 +242,9 @@ fn ready(name: Name, delivery: Delivery, value: SecretValue, scheme: &dyn Scheme
         warnings.push(Warning::Short(value.len()));
     }
     Resolved {
-        name,
-        delivery,
+        name: declaration.name,
+        reference: declaration.reference,
+        delivery: declaration.delivery,
         value,
         source: scheme.name(),
         warnings,
@@ -292,8 +290,13 @@ fn read_env_file(path: &Path, admission: &mut Admission, outcomes: &mut Vec<Outc
     });
     for (name, value) in values {
         let subject = Subject::Secret(name.clone());
+        let declaration = Declaration {
+            reference: Reference::in_env_file(path, &name),
+            name,
+            delivery,
+        };
         let result = value
-            .map(|value| ready(name, delivery, value, &Dotenv))
+            .map(|value| ready(declaration, value, &Dotenv))
             .and_then(|secret| admission.check(secret));
         outcomes.push(outcome(subject, result));
     }
@@ -511,8 +514,8 @@ pub(crate) mod tests {
     fn test_total_at_and_over_the_limit() {
         let secret = |len| {
             let value = SecretValue::copy_of(&vec![1; len]).expect("a value");
-            let name = "A".parse().expect("a name");
-            ready(name, Delivery::default(), value, &Fixed)
+            let declaration = Declaration::parse_rest("A".parse().expect("a name"), "fixed:x");
+            ready(declaration.expect("a reference"), value, &Fixed)
         };
         let mut admission = Admission {
             total: MAX_TOTAL_LEN - 10,

@@ -1,6 +1,7 @@
 //! What a user writes to declare a secret: `NAME=scheme:locator[,mode=0400][,uid=0][,gid=0][,env]`.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::name::{Name, NameError};
@@ -50,6 +51,28 @@ impl Reference {
     /// What the scheme looks up.
     pub fn locator(&self) -> &str {
         &self.locator
+    }
+
+    /// Of a key of a dotenv file.
+    pub(crate) fn in_env_file(path: &Path, key: &Name) -> Self {
+        Self {
+            scheme: "dotenv".to_owned(),
+            locator: format!("{}#{key}", path.display()),
+        }
+    }
+
+    /// The same, for use from any working folder: a relative path becomes one under `folder`, in which
+    /// the reference was given.
+    #[must_use]
+    pub fn anchored(&self, folder: &Path) -> Self {
+        let is_path = matches!(self.scheme.as_str(), "file" | "dotenv");
+        if !is_path || self.locator.starts_with('/') {
+            return self.clone();
+        }
+        Self {
+            scheme: self.scheme.clone(),
+            locator: format!("{}/{}", folder.display(), self.locator),
+        }
     }
 }
 
@@ -296,6 +319,20 @@ mod tests {
             uid,
             gid,
             export_env,
+        }
+    }
+
+    #[test]
+    fn test_anchored_relative_paths_become_absolute_and_nothing_else() {
+        let folder = Path::new("/srv/app");
+        for (text, expected) in [
+            ("file:key", "file:/srv/app/key"),
+            ("dotenv:.env#KEY", "dotenv:/srv/app/.env#KEY"),
+            ("file:/run/key", "file:/run/key"),
+            ("env:KEY", "env:KEY"),
+        ] {
+            let reference: Reference = text.parse().expect("a reference");
+            assert_eq!(reference.anchored(folder).to_string(), expected);
         }
     }
 
