@@ -168,8 +168,8 @@ impl Trigger for Line {
     }
 }
 
-/// Passes on a limited number of bytes, then says so and drops the rest. Never fails: a full disk must
-/// not stop the guest.
+/// Passes on a limited number of bytes, then says so and drops the rest. Never fails: a full disk, a full pipe or one
+/// that nobody reads must not stop the guest.
 struct Bounded<W> {
     out: W,
     left: u64,
@@ -245,6 +245,28 @@ mod tests {
         let mut console = Console::new(full).expect("an eventfd");
         console.write(DATA, b'a');
         assert_eq!(console.read(LSR) & 0x20, 0x20);
+    }
+
+    #[test]
+    fn test_write_what_a_pipe_does_not_take_is_dropped() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let flags = rustix::fs::OFlags::NONBLOCK;
+        rustix::fs::fcntl_setfl(&writer, flags).expect("a flag");
+        let mut bounded = Bounded {
+            out: writer,
+            left: MAX_OUTPUT,
+        };
+        let sent = 2 << 20;
+
+        for _ in 0..sent / 512 {
+            bounded.write_all(&[b'a'; 512]).expect("never fails");
+        }
+
+        let mut taken = [0; 64];
+        io::Read::read_exact(&mut reader, &mut taken).expect("the pipe holds more");
+        assert_eq!(taken, [b'a'; 64]);
+        drop(reader);
+        bounded.write_all(b"b").expect("never fails");
     }
 
     #[test]

@@ -215,6 +215,12 @@ impl<'a> PlanBuilder<'a> {
         }
     }
 
+    /// The attached ranges, sorted.
+    #[must_use]
+    pub fn attached(&self) -> &[Range<u64>] {
+        &self.attached
+    }
+
     /// Adds a hit in a haystack that begins at `base`. What is in attached pages is left out anyway.
     pub fn add(&mut self, place: Place, base: u64, haystack: &[u8], hit: &Hit) {
         let start = base + hit.start as u64;

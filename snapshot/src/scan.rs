@@ -19,6 +19,8 @@ pub enum Edges {
     Every(usize),
     /// At both ends.
     Ends,
+    /// Nowhere: what comes before and behind the haystack is searched too, with enough of it.
+    None,
 }
 
 impl Edges {
@@ -27,7 +29,7 @@ impl Edges {
 }
 
 /// A page, in bytes.
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 
 /// A run of a haystack that is one of a form, and cannot be extended in either direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +55,9 @@ impl Needles {
         edges: Edges,
         on_hit: &mut dyn FnMut(Hit) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
+        if self.index.forms().is_empty() {
+            return ControlFlow::Continue(());
+        }
         let scan = Scan {
             index: &self.index,
             haystack,
@@ -117,7 +122,10 @@ impl Scan<'_> {
             at = self.samples::<STRIDE>(at, end)?;
             self.edges_of(page, end)?;
         }
-        self.edge(len)
+        match self.edges {
+            Edges::Every(_) | Edges::Ends => self.edge(len),
+            Edges::None => ControlFlow::Continue(()),
+        }
     }
 
     /// Looks at places from `at` to `end`; returns the next one.
@@ -176,8 +184,9 @@ impl Scan<'_> {
             return ControlFlow::Continue(at + STRIDE);
         }
         let end = self.starts::<STRIDE>(at)?;
-        // What goes on behind the end of a hit has a gram at this place, or begins behind it.
-        ControlFlow::Continue((at + STRIDE).max(end.saturating_sub(GRAM - 1)))
+        // A window that goes on behind the end of a hit begins less than a window before it; the places before
+        // the next one are looked at from there.
+        ControlFlow::Continue((at + STRIDE).max(end.saturating_sub(WINDOW - STRIDE)))
     }
 
     /// Reports what begins at `at` or up to `STRIDE - 1` bytes before it, and goes on over it; returns where the
@@ -218,7 +227,7 @@ impl Scan<'_> {
                     .try_for_each(|edge| self.edge(edge))
             }
             Edges::Ends if from == 0 => self.edge(0),
-            Edges::Ends => ControlFlow::Continue(()),
+            Edges::Ends | Edges::None => ControlFlow::Continue(()),
         }
     }
 
@@ -278,4 +287,36 @@ fn is_zero(bytes: &[u8]) -> bool {
     bytes
         .chunks(512)
         .all(|part| part.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::needles::Value;
+
+    #[test]
+    fn test_scan_window_that_begins_within_another_hit() {
+        // Two windows of its UTF-32 form that are not next to each other in it: the second one less its first byte
+        // goes on from the end of the first one. A short form has every place looked at.
+        let value = b"a\nbbd\nbb";
+        let mut form = Vec::new();
+        Encoding::Utf32.encode(value, &mut |byte| form.push(byte));
+        let haystack = [&form[16..], b"d"].concat();
+        assert_eq!(form[1..17], haystack[1..]);
+        let needles = Needles::new(vec![Value {
+            name: "A".parse().expect("a name"),
+            version: 1,
+            bytes: cachot_secrets::SecretValue::copy_of(value).expect("a value"),
+        }])
+        .expect("memory");
+
+        let mut hits = Vec::new();
+        let search = needles.scan(&haystack, Edges::None, &mut |hit| {
+            hits.push((hit.start, hit.len, hit.offset));
+            ControlFlow::Continue(())
+        });
+
+        assert!(search.is_continue());
+        assert_eq!(hits, [(0, 16, 16), (1, 16, 1)]);
+    }
 }

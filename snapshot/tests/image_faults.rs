@@ -126,7 +126,7 @@ fn attempt(images: &Path, key: &HostKey, disk: u64) -> Result<(), ImageError> {
 
 fn attempt_with(images: &Path, key: &HostKey, disk: &fs::File, len: u64) -> Result<(), ImageError> {
     let mut writer = ImageWriter::create(&images.join("image"), vec![])?;
-    writer.copy_disk(disk)?;
+    example::add_disk(&mut writer, disk)?;
     example::fill(&writer, key).map_err(|source| ImageError::System {
         action: "fill",
         path: images.to_owned(),

@@ -21,6 +21,8 @@ use super::{DIGESTS_FILE, MANIFEST_FILE, SIGNATURE_FILE};
 pub struct Listed {
     /// Where it is.
     pub path: PathBuf,
+    /// Bytes that its files take on disk, as far as they can be examined; holes take none.
+    pub disk_usage: u64,
     /// What it says, or why it cannot be used.
     pub manifest: Result<Manifest, ImageError>,
 }
@@ -58,10 +60,20 @@ pub fn list(parent: &Path, trusted: &TrustedKeys) -> Result<Vec<Listed>, ImageEr
         .collect();
     paths.sort();
     let listed = paths.into_iter().map(|path| Listed {
+        disk_usage: usage_of_all_files(&path),
         manifest: Image::open(&path, trusted).map(|image| image.manifest().clone()),
         path,
     });
     Ok(listed.collect())
+}
+
+/// Of whatever is in the folder, which need not be an image that can be used.
+fn usage_of_all_files(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let blocks = entries
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|metadata| metadata.blocks());
+    blocks.fold(0u64, u64::saturating_add).saturating_mul(512)
 }
 
 /// What an image says.

@@ -10,6 +10,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::str::FromStr;
 
+use zeroize::Zeroizing;
+
 use super::chunk::CHUNK_LEN;
 use super::error::ImageError;
 use super::sparse;
@@ -77,6 +79,24 @@ impl Identities {
         }
         Ok(Self(identities))
     }
+
+    /// Those in all of these files together, as [`Self::load`]; `None` without any file.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    pub fn load_all<P: AsRef<Path>>(
+        paths: impl IntoIterator<Item = P>,
+    ) -> Result<Option<Self>, ImageError> {
+        let mut all: Option<Self> = None;
+        for path in paths {
+            let more = Self::load(path.as_ref())?;
+            match &mut all {
+                None => all = Some(more),
+                Some(all) => all.0.extend(more.0),
+            }
+        }
+        Ok(all)
+    }
 }
 
 impl fmt::Debug for Identities {
@@ -128,7 +148,7 @@ pub(super) fn decrypt(
     let mut plain = age::Decryptor::new_buffered(stored)
         .and_then(|decryptor| decryptor.decrypt(keys))
         .map_err(from_age)?;
-    let mut buffer = vec![0; CHUNK_LEN];
+    let mut buffer = Zeroizing::new(vec![0; CHUNK_LEN]);
     let mut next = 0;
     loop {
         let (at, extent) = (read_u64(&mut plain)?, read_u64(&mut plain)?);

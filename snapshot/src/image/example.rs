@@ -50,12 +50,21 @@ impl Host {
         let mut writer = ImageWriter::create(path, vec![]).expect("begun");
         let disk = self.path("source-disk");
         std::fs::write(&disk, vec![7; 100_000]).expect("a disk");
-        writer
-            .copy_disk(&File::open(&disk).expect("a disk"))
-            .expect("copied");
+        add_disk(&mut writer, &File::open(&disk).expect("a disk")).expect("copied");
         fill(&writer, &self.key).expect("filled");
         (writer, contents())
     }
+}
+
+/// Copies a disk into the image, as the monitor does.
+pub(super) fn add_disk(writer: &mut ImageWriter, disk: &File) -> Result<(), ImageError> {
+    let name = writer.add_disk()?;
+    let copy = writer.part(name).expect("it was just added");
+    copy_disk(disk, copy).map_err(|source| ImageError::System {
+        action: "copy a disk to",
+        path: name.to_string().into(),
+        source,
+    })
 }
 
 /// Writes what the monitor writes.

@@ -74,13 +74,13 @@ impl HostKey {
             .create(state)
             .map_err(ImageError::system("create the folder", state))?;
         let state_folder = folder::open_private(state)?;
-        if let Some(key) = Self::load(&state_folder, state)? {
+        if let Some(key) = Self::load_from(&state_folder, state)? {
             return Ok(key);
         }
         // Two commands that start at the same time make one key.
         rustix::fs::flock(&state_folder, FlockOperation::LockExclusive)
             .map_err(ImageError::system("lock", state))?;
-        if let Some(key) = Self::load(&state_folder, state)? {
+        if let Some(key) = Self::load_from(&state_folder, state)? {
             return Ok(key);
         }
         let path = state.join(HOST_KEY_FILE);
@@ -113,8 +113,19 @@ impl HostKey {
         Ok(Self(SigningKey::from_bytes(&seed)))
     }
 
+    /// The key of this state folder, if there is one yet.
+    ///
+    /// # Errors
+    /// As [`Self::load_or_create`].
+    pub fn load(state: &Path) -> Result<Option<Self>, ImageError> {
+        match folder::open_private(state) {
+            Err(error) if error.is_not_found() => Ok(None),
+            other => Self::load_from(&other?, state),
+        }
+    }
+
     /// The key in this folder, if there is one.
-    fn load(
+    fn load_from(
         state_folder: &impl std::os::fd::AsFd,
         state: &Path,
     ) -> Result<Option<Self>, ImageError> {
@@ -209,7 +220,7 @@ impl TrustedKeys {
             Err(error) if error.is_not_found() => return Ok(Self(Vec::new())),
             other => other?,
         };
-        let own = HostKey::load(&state_folder, state)?;
+        let own = HostKey::load_from(&state_folder, state)?;
         let mut keys: Vec<_> = own.iter().map(|key| key.0.verifying_key()).collect();
 
         let path = state.join(TRUSTED_KEYS_FOLDER);
@@ -317,6 +328,16 @@ mod tests {
         let metadata = fs::metadata(state.join(HOST_KEY_FILE)).expect("there");
         assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
         assert_eq!(metadata.len(), 32);
+    }
+
+    #[test]
+    fn test_host_key_that_is_only_loaded_is_not_made() {
+        let (folder, state, key) = state();
+        let none = folder.path().join("none");
+        assert!(HostKey::load(&none).expect("no key").is_none());
+        assert!(!none.exists());
+        let loaded = HostKey::load(&state).expect("loaded").expect("a key");
+        assert_eq!(loaded.public(), key.public());
     }
 
     #[test]

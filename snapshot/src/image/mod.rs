@@ -12,8 +12,8 @@
 //! DIR/disk-N          the copy of a writable disk
 //! ```
 //!
-//! Writing: [`ImageWriter::create`], fill the files, [`ImageWriter::publish`]. Reading: [`Image::open`], then
-//! [`Image::load_memory`], [`Image::read`], [`Image::copy_disk`].
+//! Writing: [`ImageWriter::create`], fill the files ([`copy_disk`]), [`ImageWriter::publish`]. Reading: [`Image::open`],
+//! then [`Image::load_memory`], [`Image::read`], [`Image::copy_disk`], [`Image::stream`].
 
 mod catalogue;
 mod chunk;
@@ -25,10 +25,11 @@ mod example;
 mod folder;
 mod key;
 mod manifest;
-mod memfd;
+pub mod memfd;
 mod reader;
 mod receipt;
 mod sparse;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -46,7 +47,7 @@ pub use manifest::{
 };
 pub use reader::{Image, Residue};
 pub use receipt::{Hits, OnResidue, Place, Receipt, Redactions};
-pub use sparse::{next_data, write_data};
+pub use sparse::{copy_disk, next_data, write_data};
 pub use writer::{ImageWriter, sweep};
 
 /// Name of the manifest in an image's folder.

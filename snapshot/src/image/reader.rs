@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::SealFlags;
-
 use super::chunk::{CHUNK_LEN, DIGEST_LEN, Digest, chunk_count, zero_digest};
 use super::cipher::{self, Identities};
 use super::error::ImageError;
@@ -225,9 +223,7 @@ impl Image {
         let make = ImageError::system("make a memory file for", &self.path);
         let memory = memfd::create().map_err(make)?;
         self.copy(PartName::Memory, &memory)?;
-        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-        rustix::fs::fcntl_add_seals(&memory, seals)
-            .map_err(ImageError::system("seal the memory file of", &self.path))?;
+        memfd::seal(&memory).map_err(ImageError::system("seal the memory file of", &self.path))?;
         Ok(memory.into())
     }
 
@@ -260,7 +256,7 @@ impl Image {
         })
     }
 
-    fn checked_part(&self, name: PartName) -> Result<CheckedPart<'_>, ImageError> {
+    pub(super) fn checked_part(&self, name: PartName) -> Result<CheckedPart<'_>, ImageError> {
         let mut first_chunk = 0;
         for (part, file) in self.manifest.parts.iter().zip(&self.parts) {
             let chunks = chunk_count(part.stored);
@@ -283,13 +279,13 @@ impl Image {
 }
 
 /// A part whose chunks are compared with their digests when they are read.
-struct CheckedPart<'a> {
-    image: &'a Image,
+pub(super) struct CheckedPart<'a> {
+    pub(super) image: &'a Image,
     part: &'a Part,
     file: &'a File,
     /// Place of its first digest in the list.
     first_chunk: u64,
-    chunks: u64,
+    pub(super) chunks: u64,
 }
 
 impl CheckedPart<'_> {
@@ -298,7 +294,7 @@ impl CheckedPart<'_> {
     }
 
     /// Hands the content, but for its holes, to `consume`: in any order, from several threads.
-    fn content(
+    pub(super) fn content(
         &self,
         consume: impl Fn(u64, &[u8]) -> Result<(), ImageError> + Sync,
     ) -> Result<(), ImageError> {
@@ -367,7 +363,8 @@ impl CheckedPart<'_> {
         })
     }
 
-    fn read_chunk(
+    /// Hands a chunk, unless it is a hole, to `consume` once it is known to be what was signed.
+    pub(super) fn read_chunk(
         &self,
         chunk: u64,
         buffer: &mut [u8],

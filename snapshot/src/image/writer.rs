@@ -127,12 +127,12 @@ impl ImageWriter {
         &self.digests
     }
 
-    /// Copies a writable disk, which nobody may write to meanwhile: by reference where the file system can, else
-    /// byte by byte without its holes. Disks are numbered in the order of the calls.
+    /// Adds an empty part for the copy of a writable disk ([`super::copy_disk`]). Disks are numbered in the order of
+    /// the calls.
     ///
     /// # Errors
-    /// [`ImageError::System`].
-    pub fn copy_disk(&mut self, source: &File) -> Result<PartName, ImageError> {
+    /// [`ImageError::System`]; [`ImageError::Manifest`] for more disks than an image may have.
+    pub fn add_disk(&mut self) -> Result<PartName, ImageError> {
         let disks = self.parts.len() - 4;
         let number = u8::try_from(disks)
             .ok()
@@ -140,11 +140,6 @@ impl ImageWriter {
             .ok_or_else(|| inconsistent(&self.target.path, "it has too many disks"))?;
         let name = PartName::Disk(number);
         self.add_part(name)?;
-        let (part, path) = (&self.parts[&name], self.path_of(name));
-        if rustix::fs::ioctl_ficlone(part, source).is_ok() {
-            return Ok(name);
-        }
-        sparse::copy(source, part).map_err(ImageError::system("copy a disk to", &path))?;
         Ok(name)
     }
 

@@ -40,6 +40,15 @@ struct Keyed {
     end: u32,
 }
 
+impl Keyed {
+    fn suffix(&self) -> Suffix {
+        Suffix {
+            start: self.start,
+            end: self.end,
+        }
+    }
+}
+
 /// Suffixes that begin with one gram: a run of the sorted ones. No suffixes: an empty slot.
 #[derive(Clone, Copy, Default)]
 struct Slot {
@@ -55,7 +64,10 @@ pub(crate) struct Index {
     filter_shift: u32,
     table: Vec<Slot>,
     table_shift: u32,
+    /// Sorted by their bytes.
     suffixes: Vec<Suffix>,
+    /// The suffix of each form that begins with its first telling window, sorted by the window.
+    beginnings: Vec<Suffix>,
     /// Forms shorter than a window, by the first suffix of their first gram.
     short: BTreeMap<u32, Vec<u32>>,
     /// Distance of the places of a haystack that have to be looked at: every run that counts has a gram at
@@ -77,13 +89,19 @@ impl Index {
     pub fn new(text: LockedBuffer, forms: Vec<Form>) -> Self {
         let mut degenerate_windows = 0;
         let mut keyed = Zeroizing::new(Vec::with_capacity(text.len()));
+        let mut beginnings = Vec::with_capacity(forms.len());
         for form in &forms {
+            let before = keyed.len();
             degenerate_windows += add_suffixes(&text, form, &mut keyed);
+            beginnings.extend(keyed.get(before).map(Keyed::suffix));
         }
+        beginnings.sort_unstable_by(|left, right| window(&text, *left).cmp(window(&text, *right)));
         keyed.sort_unstable_by(|left: &Keyed, right: &Keyed| {
             let rest = |suffix: &Keyed| &text[suffix.start as usize..suffix.end as usize];
-            left.gram
-                .cmp(&right.gram)
+            // The first byte of a gram, which is its least significant one, decides first.
+            let order = |suffix: &Keyed| suffix.gram.swap_bytes();
+            order(left)
+                .cmp(&order(right))
                 .then_with(|| rest(left).cmp(rest(right)))
         });
         let grams = keyed.chunk_by(|left, right| left.gram == right.gram);
@@ -99,6 +117,7 @@ impl Index {
             table: vec![Slot::default(); slots],
             table_shift: 64 - slots.trailing_zeros(),
             suffixes: Vec::with_capacity(keyed.len()),
+            beginnings,
             short: BTreeMap::new(),
             stride: stride(&forms),
             degenerate_windows,
@@ -110,10 +129,7 @@ impl Index {
             let first = u32::try_from(index.suffixes.len()).unwrap_or(u32::MAX);
             let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
             index.insert(run[0].gram, Slot { first, count });
-            index.suffixes.extend(run.iter().map(|keyed| Suffix {
-                start: keyed.start,
-                end: keyed.end,
-            }));
+            index.suffixes.extend(run.iter().map(Keyed::suffix));
         }
         index.find_short();
         index
@@ -221,6 +237,28 @@ impl Index {
             })
     }
 
+    /// Whether a form may have a run that counts and begins with these bytes, which are fewer than a window.
+    pub fn has_run(&self, run: &[u8]) -> bool {
+        if run.len() >= GRAM && !self.may_have(gram_at(run, 0)) {
+            return false;
+        }
+        let place = self.suffixes.partition_point(|suffix| {
+            // Fewer bytes are compared than the suffixes were sorted by, in the same order.
+            window(&self.text, *suffix) < run
+        });
+        let next = self.suffixes.get(place);
+        next.is_some_and(|suffix| self.bytes(*suffix).starts_with(run))
+    }
+
+    /// Whether the first window of a form that counts begins with these bytes.
+    pub fn has_beginning(&self, run: &[u8]) -> bool {
+        let place = self
+            .beginnings
+            .partition_point(|suffix| window(&self.text, *suffix) < run);
+        let next = self.beginnings.get(place);
+        next.is_some_and(|suffix| window(&self.text, *suffix).starts_with(run))
+    }
+
     /// All forms.
     pub fn forms(&self) -> &[Form] {
         &self.forms
@@ -248,6 +286,12 @@ impl Index {
     fn bytes(&self, suffix: Suffix) -> &[u8] {
         &self.text[suffix.start as usize..suffix.end as usize]
     }
+}
+
+/// The first bytes of a suffix, a window at most.
+fn window(text: &[u8], suffix: Suffix) -> &[u8] {
+    let bytes = &text[suffix.start as usize..suffix.end as usize];
+    &bytes[..bytes.len().min(WINDOW)]
 }
 
 /// The gram at a place of `bytes`.

@@ -2,9 +2,11 @@
 
 mod encoding;
 mod index;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use cachot_secrets::{LockError, LockedBuffer, Name, SecretValue};
 
@@ -14,6 +16,7 @@ use crate::scan::Hit;
 pub use self::encoding::Encoding;
 pub(crate) use self::encoding::SharedEnd;
 pub(crate) use self::index::{GRAM, Index, gram_at};
+use self::whole::Whole;
 
 /// Runs of this many bytes of a form are residue wherever they are.
 pub const WINDOW: usize = 16;
@@ -86,6 +89,7 @@ impl Form {
 pub struct Needles {
     origins: Vec<Origin>,
     values: Vec<SecretValue>,
+    whole: Whole,
     pub(crate) index: Index,
 }
 
@@ -137,9 +141,10 @@ impl Needles {
             };
             (origin, value.bytes)
         };
-        let (origins, values) = values.into_iter().map(split).unzip();
+        let (origins, values): (_, Vec<_>) = values.into_iter().map(split).unzip();
         Ok(Self {
             origins,
+            whole: Whole::new(&values),
             values,
             index: Index::new(text, forms),
         })
@@ -156,6 +161,26 @@ impl Needles {
         self.origins
             .iter()
             .filter(|origin| origin.len < EDGE_WINDOW)
+    }
+
+    /// Whether a run that a stream's filter looks for may begin with these bytes, which are fewer than a window,
+    /// and begin where its form begins.
+    pub(crate) fn has_beginning(&self, run: &[u8]) -> bool {
+        self.index.has_beginning(run) || self.whole.has_beginning(&self.values, run)
+    }
+
+    /// Where values that [`Self::scan`] leaves out occur whole and as they are, with 4 to 15 bytes.
+    pub(crate) fn whole<'a>(
+        &'a self,
+        haystack: &'a [u8],
+    ) -> impl Iterator<Item = Range<usize>> + 'a {
+        self.whole.find(&self.values, haystack)
+    }
+
+    /// Length of the longest form, in bytes; 0 if there is none.
+    pub(crate) fn longest_form(&self) -> usize {
+        let forms = self.index.forms().iter();
+        forms.map(|form| form.len as usize).max().unwrap_or(0)
     }
 
     /// Keyed BLAKE3 of a value.

@@ -24,3 +24,4 @@ mod packet;
 mod tests;
 
 pub use device::{Vsock, VsockState};
+pub use packet::GUEST_CID;

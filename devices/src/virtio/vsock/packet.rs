@@ -12,8 +12,8 @@ pub(super) const HEADER_LEN: usize = 44;
 
 /// Context id of the host.
 pub(super) const HOST_CID: u64 = 2;
-/// Context id of the guest.
-pub(super) const GUEST_CID: u64 = 3;
+/// Context id of every guest: nobody but its own host side, a socket of its own, ever sees it.
+pub const GUEST_CID: u64 = 3;
 
 /// `VIRTIO_VSOCK_TYPE_STREAM`, the only socket type offered.
 pub(super) const TYPE_STREAM: u16 = 1;

@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::image::cipher;
-use crate::image::example::{contents, fill};
+use crate::image::example::{add_disk, contents, fill};
 
 /// Text that is in the plain state of an encrypted image.
 const MARK: &[u8] = b"a mark that only the plain text has";
 
 /// A key pair: what images are encrypted to, and the file that they are decrypted with.
-fn key_pair(host: &Host, name: &str) -> (Recipient, Identities) {
+pub(super) fn key_pair(host: &Host, name: &str) -> (Recipient, Identities) {
     let identity = Identity::generate();
     let path = host.path(name);
     fs::write(&path, identity.to_string().expose_secret()).expect("written");
@@ -26,14 +26,12 @@ fn key_pair(host: &Host, name: &str) -> (Recipient, Identities) {
 }
 
 /// Publishes the example image, encrypted.
-fn publish(host: &Host, recipients: Vec<Recipient>) -> PathBuf {
+pub(super) fn publish(host: &Host, recipients: Vec<Recipient>) -> PathBuf {
     let path = host.path("image");
     let mut writer = ImageWriter::create(&path, recipients).expect("begun");
     let disk = host.path("source-disk");
     fs::write(&disk, vec![7; 100_000]).expect("a disk");
-    writer
-        .copy_disk(&File::open(&disk).expect("a disk"))
-        .expect("copied");
+    add_disk(&mut writer, &File::open(&disk).expect("a disk")).expect("copied");
     fill(&writer, &host.key).expect("filled");
     let state = writer.part(PartName::State).expect("a part");
     state

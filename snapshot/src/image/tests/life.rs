@@ -238,6 +238,13 @@ fn test_list_tells_images_from_other_folders() {
 
     let paths: Vec<_> = listed.iter().map(|listed| &listed.path).collect();
     assert_eq!(paths, [&bad, &good]);
+    let usage: Vec<_> = listed.iter().map(|listed| listed.disk_usage).collect();
+    assert!(
+        usage
+            .iter()
+            .all(|bytes| (8 * 512..MEMORY_LEN).contains(bytes)),
+        "{usage:?}"
+    );
     assert!(matches!(listed[0].manifest, Err(ImageError::Signature(_))));
     assert_eq!(
         listed[1].manifest.as_ref().expect("good").guest.name,

@@ -5,6 +5,7 @@ mod encrypted;
 mod life;
 mod manifest;
 mod meaning;
+mod stream;
 
 use std::fs::{self, File};
 use std::io::Read;
