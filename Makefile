@@ -42,6 +42,8 @@ bench: build guest # times, exits and memory, measured now; PEER_FIRECRACKER=/pa
 	$(step) 'bare metal, on this machine'
 	cargo run --locked --release -p cachot-bench -- native --programs $(cargo_target)/release --guest target/guest \
 		$(if $(PEER_FIRECRACKER),--peer $(PEER_FIRECRACKER))
+	$(step) 'snapshots and restores on bare metal'
+	cargo run --locked --release -p cachot-bench -- snapshot --programs $(cargo_target)/release --guest target/guest
 	$(step) 'Linux, in fresh labs'
 	cargo run --locked --release -p cachot-bench -- linux --lab tests/lab/lab $(if $(PEER_FIRECRACKER),--peer $(PEER_FIRECRACKER))
 

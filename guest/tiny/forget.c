@@ -25,7 +25,8 @@ static void hex(u8 *to, const u8 *from, u64 len)
         }
 }
 
-/* Waits for another epoch with the first 40 bytes at `words` in registers, and puts them back from there. */
+/* Ends a line, then waits for another epoch with the first 40 bytes at `words` in registers, and puts them back from
+ * there. Whoever has seen the line may save the machine: registers and epoch are read before it ends. */
 static void wait_with_registers(volatile u64 *words, u64 address)
 {
         /* Every read of the register is an exit: between two of them the vCPU can be saved. */
@@ -35,6 +36,9 @@ static void wait_with_registers(volatile u64 *words, u64 address)
                          "mov 24(%0), %%r11\n"
                          "mov 32(%0), %%r12\n"
                          "mov (%1), %%ecx\n"
+                         "mov $0x3f8, %%edx\n"
+                         "mov $10, %%al\n"
+                         "outb %%al, %%dx\n"
                          "1: mov (%1), %%eax\n"
                          "cmp %%eax, %%ecx\n"
                          "je 1b\n"
@@ -45,7 +49,7 @@ static void wait_with_registers(volatile u64 *words, u64 address)
                          "mov %%r12, 32(%0)\n"
                          :
                          : "r"(words), "r"(address)
-                         : "rax", "rcx", "r8", "r9", "r10", "r11", "r12", "memory", "cc");
+                         : "rax", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "memory", "cc");
 }
 
 static void show(const char *what, u64 address, u64 len)
@@ -55,7 +59,7 @@ static void show(const char *what, u64 address, u64 len)
         print("\n");
 }
 
-bool forget(void)
+bool forget(bool hold)
 {
         u64 registers[REGISTERS / 8];
         struct entry entry;
@@ -76,13 +80,15 @@ bool forget(void)
         hex((u8 *)HEX, value, len);
         memcpy((void *)FRAGMENT, value + LOST, len - LOST);
         memcpy(registers, value, REGISTERS);
-        print("holding\n");
-        wait_with_registers(registers, device_address(REG_EPOCH));
-        show("page", ATTACHED, len);
-        show("copy", COPY, len);
-        show("split", SPLIT, len);
-        show("hex", HEX, 2 * len);
-        show("fragment", FRAGMENT, len - LOST);
-        show("registers", (u64)registers, REGISTERS);
+        do {
+                print("holding");
+                wait_with_registers(registers, device_address(REG_EPOCH));
+                show("page", ATTACHED, len);
+                show("copy", COPY, len);
+                show("split", SPLIT, len);
+                show("hex", HEX, 2 * len);
+                show("fragment", FRAGMENT, len - LOST);
+                show("registers", (u64)registers, REGISTERS);
+        } while (hold);
         return true;
 }

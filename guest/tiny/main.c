@@ -5,8 +5,10 @@
  *   spin         runs for ever without an exit
  *   halt         sleeps for ever
  *   touch        writes a word to every page of mib=N MiB of memory
- *   read         attaches every secret and prints it, then detaches it; with hold=1 keeps it and spins
- *   forget       keeps copies of the first secret in memory and registers until the epoch changes, and prints them
+ *   read         attaches every secret and prints it, then detaches it; with hold=1 keeps it and spins, with hold=2
+ *                keeps it and sleeps for ever
+ *   forget       keeps copies of the first secret in memory and registers until the epoch changes, and prints them;
+ *                with hold=1 goes on keeping them
  *   conformance  tries everything that a hostile driver may, and checks what comes of it
  *
  * Each ends with the line "tiny: done" or "tiny: FAILED", and powers off. */
@@ -18,7 +20,7 @@
 
 _Noreturn void main(const u8 *boot_params);
 
-static bool hold;
+static char hold;
 
 static bool fail(const char *what)
 {
@@ -106,7 +108,7 @@ _Noreturn void main(const u8 *boot_params)
 
         machine_init(boot_params);
         argument("tiny", name, sizeof(name));
-        hold = argument("hold", flag, sizeof(flag));
+        hold = argument("hold", flag, sizeof(flag)) ? flag[0] : 0;
         if (same(name, "spin")) {
                 print("spinning\n");
                 for (;;)
@@ -127,10 +129,11 @@ _Noreturn void main(const u8 *boot_params)
                 if (done && hold) {
                         print("holding\n");
                         for (;;)
-                                __asm__ volatile("");
+                                if (hold == '2')
+                                        __asm__ volatile("hlt");
                 }
         } else if (same(name, "forget")) {
-                done = forget();
+                done = forget(hold);
         } else if (same(name, "conformance")) {
                 done = conformance();
         } else {

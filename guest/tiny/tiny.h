@@ -118,7 +118,7 @@ enum outcome secrets_detach(u32 handle);
 enum outcome secrets_ack(u64 epoch);
 
 /* forget.c: copies of a secret over a snapshot */
-bool forget(void);
+bool forget(bool hold); /* hold: over and over again */
 
 /* conformance.c: what a hostile driver may try, and what the specification says comes of it */
 bool conformance(void);

@@ -7,6 +7,7 @@ mod memory;
 mod native;
 mod process;
 mod scan;
+mod snapshot;
 mod stats;
 
 use std::path::PathBuf;
@@ -55,6 +56,23 @@ enum Command {
         #[arg(long, default_value_t = 21)]
         runs: usize,
     },
+    /// On this machine's /dev/kvm: how long snapshots pause and take, and how fast machines come out of one
+    Snapshot {
+        /// Folder of `cachot-vmm`
+        #[arg(long)]
+        programs: PathBuf,
+        /// Folder of the guest artefacts
+        #[arg(long)]
+        guest: PathBuf,
+        /// Where snapshots are written: a folder of the file system to measure
+        #[arg(long, default_value = ".")]
+        folder: PathBuf,
+        #[arg(long, default_value_t = 15)]
+        runs: usize,
+        /// Children of one image that are there at the same time
+        #[arg(long, default_value_t = 1000)]
+        children: usize,
+    },
     /// What `linux` runs in a lab: prints one JSON object
     #[command(hide = true)]
     Inside {
@@ -74,6 +92,21 @@ fn main() -> anyhow::Result<()> {
         } => native::bench(&programs, &guest, peer.as_deref(), runs),
         Command::Linux { lab, peer, runs } => linux::bench(&lab, peer.as_deref(), runs),
         Command::Scan { mib, runs } => scan::bench(mib, runs),
+        Command::Snapshot {
+            programs,
+            guest,
+            folder,
+            runs,
+            children,
+        } => {
+            let host = snapshot::Host {
+                monitor: programs.join("cachot-vmm"),
+                tiny: guest.join("tiny"),
+            };
+            snapshot::create::bench(&host, &folder, runs)?;
+            snapshot::restore::bench(&host, runs)?;
+            snapshot::fork::bench(&host, children)
+        }
         Command::Inside { peer } => linux::inside(peer.as_deref()),
     }
 }

@@ -38,6 +38,22 @@ pub fn own_kib(pid: u32) -> anyhow::Result<u64> {
     Ok(mappings.iter().map(|(_, private)| private).sum::<u64>() - guest)
 }
 
+/// Kibibytes that process `pid` alone has in RAM.
+pub fn private_kib(pid: u32) -> anyhow::Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let mut kib = 0;
+    for line in rollup.lines() {
+        if let Some(rest) = line.strip_prefix("Private_")
+            && let Some(number) = rest.split_whitespace().nth(1)
+        {
+            kib += number
+                .parse::<u64>()
+                .with_context(|| format!("{line:?} in smaps_rollup"))?;
+        }
+    }
+    Ok(kib)
+}
+
 /// The monitor that keeper `pid` started.
 pub fn monitor_of(pid: u32) -> anyhow::Result<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;

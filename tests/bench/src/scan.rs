@@ -183,7 +183,7 @@ fn needles(values: &[Vec<u8>]) -> anyhow::Result<Needles> {
 }
 
 /// Values as tokens are: letters and digits, a sign here and there.
-fn values(count: usize, prefix_len: usize, random: &mut Random) -> Vec<Vec<u8>> {
+pub fn values(count: usize, prefix_len: usize, random: &mut Random) -> Vec<Vec<u8>> {
     const SIGNS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = |len: usize| -> Vec<u8> {
         (0..len)
@@ -197,7 +197,7 @@ fn values(count: usize, prefix_len: usize, random: &mut Random) -> Vec<Vec<u8>> 
 }
 
 /// Appends a page such as a guest may have.
-fn guest_page(text: &mut Vec<u8>, random: &mut Random) {
+pub fn guest_page(text: &mut Vec<u8>, random: &mut Random) {
     const WORDS: [&str; 16] = [
         "the ",
         "return ",
@@ -243,7 +243,7 @@ fn guest_page(text: &mut Vec<u8>, random: &mut Random) {
 }
 
 /// Xorshift: the same bytes in every run.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {

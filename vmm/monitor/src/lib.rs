@@ -21,3 +21,5 @@ pub mod state;
 pub mod supervisor;
 pub mod vcpu;
 pub mod x86_64;
+
+pub use snapshot::host_cpu;

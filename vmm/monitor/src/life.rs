@@ -74,8 +74,9 @@ impl Life {
     /// Lets the vCPUs of a machine that was just built run for the first time.
     #[must_use]
     pub fn begin(name: String, machine: Machine, timeline: Arc<Timeline>) -> Self {
-        machine.crew.resume();
+        // Before it: the guest's first output may come at once.
         timeline.reach(Milestone::Running);
+        machine.crew.resume();
         Self {
             name,
             machine,

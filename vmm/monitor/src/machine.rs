@@ -26,6 +26,7 @@ use crate::layout;
 use crate::metrics::Timeline;
 use crate::protocol::VSOCK_SOCKET;
 use crate::restore::{self, Image, ImageError};
+use crate::seccomp::Filter;
 use crate::state::{DeviceState, MachineState, StateError};
 use crate::vcpu::{Crew, CrewError};
 use crate::x86_64::msr_state::{self, MsrStateError};
@@ -130,6 +131,8 @@ pub struct Machine {
     bus: Arc<Bus>,
     /// Guest memory; KVM uses it for as long as the machine exists.
     pub ram: GuestRam,
+    /// The file of the disk that the guest may write to, if it has one.
+    pub writable_disk: Option<File>,
     /// CPUID table of each vCPU.
     cpuids: Vec<Vec<kvm_cpuid_entry2>>,
     vm: VmFd,
@@ -184,6 +187,7 @@ impl Machine {
 pub fn build(
     setup: Setup,
     timeline: &Arc<Timeline>,
+    vcpu_filter: &Filter,
 ) -> Result<(Machine, Vec<Box<dyn MutEventSubscriber>>), MachineError> {
     let kvm = kvm::open(setup.kvm)?;
     let swap = if setup.config.allow_swap {
@@ -228,7 +232,11 @@ pub fn build(
         board.attach(Vsock::new(listener, VSOCK_SOCKET).map_err(MachineError::Device)?)?;
     }
     board.attach(RngDevice)?;
+    let mut writable_disk = None;
     if let Some((disk, read_only)) = setup.disk {
+        if !read_only {
+            writable_disk = Some(disk.try_clone().map_err(MachineError::Device)?);
+        }
         board.attach(BlockDevice::new(disk, read_only)?)?;
     }
     board.check_complete()?;
@@ -254,6 +262,7 @@ pub fn build(
         subscribers,
         ..
     } = board;
+    let is_restored = image.is_some();
     let cpuids = match first {
         First::Kernel { kernel, initrd } => {
             let cpuids = kvm::reset_vcpus(&kvm, &vcpus)?;
@@ -265,13 +274,13 @@ pub fn build(
             cpuids
         }
         First::Image(image) => {
-            restore::write(&image, &kvm, &vm, &vcpus, &ram)?;
+            restore::write(&image, &vm, &vcpus, &ram)?;
             let vcpus = image.state.vcpus.into_iter();
             vcpus.map(|vcpu| vcpu.cpuid).collect()
         }
     };
     let bus = Arc::new(Bus::new(console, slots, Arc::clone(timeline)));
-    let crew = Crew::new(vcpus, &bus)?;
+    let crew = Crew::new(vcpus, &bus, vcpu_filter)?;
     let machine = Machine {
         crew,
         power_button,
@@ -279,10 +288,16 @@ pub fn build(
         devices,
         bus,
         ram,
+        writable_disk,
         cpuids,
         vm,
         kvm,
     };
+    if is_restored {
+        // After the interrupt controllers' state, which would take their interrupts away again: what the guest must
+        // hear of its restore.
+        machine.resume_devices();
+    }
     Ok((machine, subscribers))
 }
 

@@ -13,9 +13,9 @@ use crate::life::Life;
 use crate::machine::{self, MachineError};
 use crate::metrics::{Milestone, Timeline};
 use crate::protocol::{ChannelError, ToKeeper};
-use crate::seccomp::{self, SeccompError, ThreadKind};
+use crate::seccomp::{Filter, SeccompError, ThreadKind};
 use crate::signals::Signals;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Snapshots, Worker};
 use crate::supervisor::{Outcome, Supervisor};
 use crate::vcpu::End;
 
@@ -99,6 +99,12 @@ fn one_line(error: &dyn Error) -> String {
 
 fn serve(keeper: &Arc<Keeper>, timeline: &Arc<Timeline>) -> Result<(), MonitorError> {
     let signals = Signals::watch().map_err(MonitorError::Signals)?;
+    // All that can be done before the keeper has said what machine it wants: it may have started this process long
+    // before. Threads inherit filters, so each is started before the main thread has its own.
+    let filter = Filter::new(ThreadKind::Main)?;
+    let vcpu_filter = Filter::new(ThreadKind::Vcpu)?;
+    let worker =
+        Worker::start(Filter::new(ThreadKind::Snapshot)?).map_err(MonitorError::Snapshots)?;
     let mut setup = keeper.receive_setup()?;
     timeline.reach(Milestone::Configured);
     let (name, outlive_keeper) = (setup.config.name.clone(), setup.config.outlive_keeper);
@@ -109,7 +115,7 @@ fn serve(keeper: &Arc<Keeper>, timeline: &Arc<Timeline>) -> Result<(), MonitorEr
         .map(Server::new)
         .transpose()
         .map_err(MonitorError::Api)?;
-    let (machine, devices) = machine::build(setup, timeline)?;
+    let (machine, devices) = machine::build(setup, timeline, &vcpu_filter)?;
     timeline.reach(Milestone::Built);
 
     let mut events =
@@ -117,10 +123,9 @@ fn serve(keeper: &Arc<Keeper>, timeline: &Arc<Timeline>) -> Result<(), MonitorEr
     for device in devices {
         events.add_subscriber(device);
     }
-    // Threads inherit filters, so this one starts before the main thread has its own.
     let snapshots =
-        Snapshots::new(machine.ram.clone(), allow_swap).map_err(MonitorError::Snapshots)?;
-    seccomp::install(ThreadKind::Main)?;
+        Snapshots::new(worker, &machine, !allow_swap).map_err(MonitorError::Snapshots)?;
+    filter.install()?;
     keeper.tell(&ToKeeper::Running)?;
     let life = Life::begin(name, machine, Arc::clone(timeline));
     let supervisor = Supervisor::new(

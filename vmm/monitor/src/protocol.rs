@@ -10,7 +10,7 @@
 //! 4. monitor: [`ToKeeper::Running`], later [`ToKeeper::Stopped`] and exit; or [`ToKeeper::Failed`] and exit
 //!    with code 1, at any step;
 //! 5. while the machine runs or is paused, keeper: [`ToMonitor::Snapshot`] with one descriptor for each of
-//!    [`SNAPSHOT_FILES`], in order; monitor: [`ToKeeper::SnapshotProgress`], any number of times, then
+//!    [`SNAPSHOT_FILES`], in order, and one more where the machine has a disk that it may write to; monitor: [`ToKeeper::SnapshotProgress`], any number of times, then
 //!    [`ToKeeper::SnapshotWritten`] or [`ToKeeper::SnapshotFailed`].
 //!
 //! The monitor opens no file by name: all it may touch was opened by the keeper, with the invoking
@@ -44,15 +44,22 @@ pub const VSOCK_SOCKET: &str = "vsock.sock";
 /// Name of the control socket in the state folder.
 pub const API_SOCKET: &str = "api.sock";
 
+/// Name of the keeper's own socket in the state folder, for other commands.
+pub const KEEPER_SOCKET: &str = "keeper.sock";
+
 /// Every file of the state folder, named here because the monitor removes them when the keeper is gone.
-pub const STATE_FILES: [&str; 6] = [
+pub const STATE_FILES: [&str; 10] = [
     API_SOCKET,
+    KEEPER_SOCKET,
     VSOCK_SOCKET,
     // Listeners for the ports of the control channel (`cachot-control`).
     "vsock.sock_1024",
     "vsock.sock_1025",
     "config.json",
     "console.log",
+    "output.log",
+    "keeper.log",
+    "disk-0",
 ];
 
 /// What the keeper tells the monitor.
@@ -69,7 +76,8 @@ pub enum ToMonitor {
     Snapshot(SnapshotRequest),
 }
 
-/// What the descriptors of [`ToMonitor::Snapshot`] are: new, empty files, open for reading and writing.
+/// What the descriptors of [`ToMonitor::Snapshot`] are: new, empty files, open for reading and writing. One more
+/// follows where one of [`Config::files`] is a [`FileRole::Disk`] that is not read-only: for the disk's copy.
 pub const SNAPSHOT_FILES: [&str; 5] = ["memory", "state", "plan", "needles", "digests"];
 
 /// How a snapshot is to be taken.
@@ -100,10 +108,8 @@ pub struct SnapshotProgress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SnapshotStep {
-    /// RAM is searched; the machine is paused.
-    Scan,
-    /// RAM is written; the machine is paused.
-    Write,
+    /// RAM is searched and written; the machine is paused.
+    Copy,
     /// What was written is searched and hashed; the machine goes on.
     Verify,
 }
@@ -215,12 +221,14 @@ pub enum FileRole {
     ApiListener,
     /// Listening Unix socket for host connections to guest vsock ports.
     VsockListener,
-    /// Where the guest's serial console is appended to.
+    /// Where the guest's serial console is appended to: a file, or a pipe that was made non-blocking, because vCPUs
+    /// write to it. What does not fit, or what nobody reads any more, is dropped.
     Console,
     /// RAM of a snapshot, to be mapped copy on write. With it come [`Self::ImageState`] and [`Self::ImagePlan`],
     /// and no kernel.
     ImageMemory,
-    /// State of a snapshot's machine, checked against its manifest by the keeper.
+    /// State of a snapshot's machine, checked against its manifest by the keeper, which has also compared the manifest's
+    /// CPU with this host's ([`crate::host_cpu`]).
     ImageState,
     /// Redaction plan of a snapshot, likewise.
     ImagePlan,

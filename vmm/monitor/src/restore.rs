@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
 use cachot_devices::memory::{GuestRam, RamError, Swap};
@@ -14,7 +15,7 @@ use cachot_secrets::{Name, SecretValue, ValueError};
 use cachot_snapshot::image::{MAX_PLAN_LEN, MAX_STATE_LEN};
 use cachot_snapshot::plan::{Place, Plan, PlanError};
 use cachot_snapshot::refill::{RefillError, Refilled, Target, refill};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 use zeroize::Zeroizing;
 
@@ -23,7 +24,6 @@ use crate::kvm::{self, KvmError};
 use crate::layout;
 use crate::protocol::Config;
 use crate::state::{MachineState, StateError};
-use crate::x86_64::cpuid::{self, UnfitCpu};
 use crate::x86_64::register_file;
 use crate::x86_64::vcpu_state::VcpuStateError;
 use crate::x86_64::vm_state::VmStateError;
@@ -67,9 +67,6 @@ pub enum ImageError {
     /// Secrets cannot be put back.
     #[error(transparent)]
     Secrets(#[from] HostError),
-    /// The processor lacks something.
-    #[error(transparent)]
-    Cpu(#[from] UnfitCpu),
     /// KVM refused a call.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -107,8 +104,8 @@ impl Image {
         secrets: &[Secret],
         key: Option<[u8; 32]>,
     ) -> Result<Self, ImageError> {
-        let state = read_part(state, "state", MAX_STATE_LEN)?;
-        let plan = read_part(plan, "plan", MAX_PLAN_LEN)?;
+        let state = read_part(&state, "state", MAX_STATE_LEN)?;
+        let plan = read_part(&plan, "plan", MAX_PLAN_LEN)?;
         let value = |secret: &Secret| Ok((secret.name.clone(), secret.value.read()?));
         Ok(Self {
             state: MachineState::from_bytes(&state)?,
@@ -139,14 +136,16 @@ impl Image {
     }
 }
 
-fn read_part(file: File, part: &'static str, limit: u64) -> Result<Vec<u8>, ImageError> {
-    let mut bytes = Vec::new();
-    file.take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|source| ImageError::Read { part, source })?;
-    if bytes.len() as u64 > limit {
-        return Err(ImageError::TooLong(part));
-    }
+fn read_part(file: &File, part: &'static str, limit: u64) -> Result<Vec<u8>, ImageError> {
+    let failed = |source| ImageError::Read { part, source };
+    let len = file.metadata().map_err(failed)?.len();
+    let len = usize::try_from(len)
+        .ok()
+        .filter(|_| len <= limit)
+        .ok_or(ImageError::TooLong(part))?;
+    let mut bytes = vec![0; len];
+    // Not by the file's position, which other monitors may share.
+    file.read_exact_at(&mut bytes, 0).map_err(failed)?;
     Ok(bytes)
 }
 
@@ -224,23 +223,14 @@ pub fn rehydrate(
     Ok(())
 }
 
-/// Brings vCPUs and interrupt controllers into the saved state, and tells the guest that it is a copy.
+/// Brings vCPUs and interrupt controllers into the saved state, and tells the guest that it is a copy. That the host's
+/// CPU is fit for it was found by the keeper: asking KVM again takes longer than all the rest of this where the host is
+/// itself a virtual machine.
 ///
 /// # Errors
 /// See [`ImageError`].
-pub fn write(
-    image: &Image,
-    kvm: &Kvm,
-    vm: &VmFd,
-    vcpus: &[VcpuFd],
-    ram: &GuestRam,
-) -> Result<(), ImageError> {
-    let baseline = cpuid::baseline(kvm).map_err(|source| KvmError::Call {
-        call: "KVM_GET_SUPPORTED_CPUID",
-        source,
-    })?;
+pub fn write(image: &Image, vm: &VmFd, vcpus: &[VcpuFd], ram: &GuestRam) -> Result<(), ImageError> {
     for (vcpu, state) in vcpus.iter().zip(&image.state.vcpus) {
-        cpuid::check_fit(&state.cpuid, &baseline)?;
         state.write(vcpu)?;
     }
     image.state.vm.write(vm)?;

@@ -1,6 +1,7 @@
 //! System-call filters, one a kind of thread. `resources/seccomp.md` says what each call is for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kvm_bindings::{KVMIO, kvm_regs};
 use seccompiler::{
@@ -96,6 +97,7 @@ const VCPU: &[Allowed] = &[(libc::SYS_ioctl, vcpu_ioctl)];
 /// Calls of the snapshot thread: files that it was handed, and its locked memory.
 const SNAPSHOT: &[Allowed] = &[
     (libc::SYS_ftruncate, ANY),
+    (libc::SYS_ioctl, clone_file),
     (libc::SYS_lseek, ANY),
     (libc::SYS_mincore, ANY),
     (libc::SYS_mlock, ANY),
@@ -103,6 +105,8 @@ const SNAPSHOT: &[Allowed] = &[
     (libc::SYS_pread64, ANY),
     (libc::SYS_prlimit64, ask_only),
     (libc::SYS_pwrite64, ANY),
+    (libc::SYS_sync_file_range, ANY),
+    (libc::SYS_sysinfo, ANY),
 ];
 
 fn not_executable() -> Vec<Condition> {
@@ -113,6 +117,11 @@ fn not_executable() -> Vec<Condition> {
 #[cfg(debug_assertions)]
 fn get_flags() -> Vec<Condition> {
     vec![(1, SeccompCmpOp::Eq, u64::from(libc::F_GETFD.unsigned_abs()))]
+}
+
+/// A copy of a disk by reference.
+fn clone_file() -> Vec<Condition> {
+    vec![(1, SeccompCmpOp::Eq, libc::FICLONE)]
 }
 
 /// `prlimit64` that sets nothing, for the message of a lock that failed.
@@ -203,20 +212,33 @@ fn program(kind: ThreadKind, otherwise: SeccompAction) -> Result<BpfProgram, Bac
     SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
 }
 
-/// Installs the filter of `kind` for the calling thread. From then on a call that is not allowed ends
-/// the process; a debug build says which one it was.
-///
-/// # Errors
-/// See [`SeccompError`].
-pub fn install(kind: ThreadKind) -> Result<(), SeccompError> {
-    #[cfg(debug_assertions)]
-    let otherwise = {
+/// A filter that is ready to be installed.
+#[derive(Debug, Clone)]
+pub struct Filter(Arc<BpfProgram>);
+
+impl Filter {
+    /// Makes the filter of `kind`.
+    ///
+    /// # Errors
+    /// [`SeccompError::Compile`].
+    pub fn new(kind: ThreadKind) -> Result<Self, SeccompError> {
+        #[cfg(debug_assertions)]
+        let otherwise = SeccompAction::Trap;
+        #[cfg(not(debug_assertions))]
+        let otherwise = SeccompAction::KillProcess;
+        Ok(Self(Arc::new(program(kind, otherwise)?)))
+    }
+
+    /// Installs it for the calling thread. From then on a call that is not allowed ends the process; a debug build
+    /// says which one it was.
+    ///
+    /// # Errors
+    /// [`SeccompError::Install`].
+    pub fn install(&self) -> Result<(), SeccompError> {
+        #[cfg(debug_assertions)]
         debug::report_violations();
-        SeccompAction::Trap
-    };
-    #[cfg(not(debug_assertions))]
-    let otherwise = SeccompAction::KillProcess;
-    Ok(seccompiler::apply_filter(&program(kind, otherwise)?)?)
+        Ok(seccompiler::apply_filter(&self.0)?)
+    }
 }
 
 /// Naming the call that was not allowed.

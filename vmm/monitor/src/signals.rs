@@ -14,7 +14,8 @@ const WATCHED: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGINT];
 pub struct Signals(File);
 
 impl Signals {
-    /// Blocks `SIGTERM` and `SIGINT` in this thread and those that it starts, and watches them.
+    /// Blocks `SIGTERM` and `SIGINT` in this thread and those that it starts, and watches them. `SIGXFSZ` is ignored from
+    /// now on.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -26,6 +27,9 @@ impl Signals {
         if blocked != 0 {
             return Err(io::Error::from_raw_os_error(blocked));
         }
+        // A write over the limit of files' lengths is to fail, like one to a full disk, and not to end the guest.
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         // SAFETY: the set is initialised; -1 asks for a new descriptor.
         let fd =
             unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };

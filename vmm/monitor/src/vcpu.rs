@@ -20,7 +20,7 @@ use crate::bus::Bus;
 use crate::gate::Gate;
 use crate::metrics::{ExitKind, ExitReport, Exits};
 use crate::protocol::StopReason;
-use crate::seccomp::{self, ThreadKind};
+use crate::seccomp::Filter;
 use crate::x86_64::vcpu_state::{VcpuState, VcpuStateError};
 
 /// Stack of a vCPU thread, in bytes: several times what it uses, and far below a huge page, which the kernel
@@ -101,11 +101,11 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Starts a thread for each vCPU; they wait for [`Self::resume`].
+    /// Starts a thread for each vCPU, under this filter; they wait for [`Self::resume`].
     ///
     /// # Errors
     /// See [`CrewError`].
-    pub fn new(vcpus: Vec<VcpuFd>, bus: &Arc<Bus>) -> Result<Self, CrewError> {
+    pub fn new(vcpus: Vec<VcpuFd>, bus: &Arc<Bus>, filter: &Filter) -> Result<Self, CrewError> {
         register_signal_handler(kick_signal(), handle_kick)
             .map_err(|error| CrewError::Prepare(error.into()))?;
         let mut crew = Self {
@@ -125,6 +125,7 @@ impl Crew {
                 gate: Arc::clone(&crew.gate),
                 ender: Arc::clone(&crew.ender),
                 exits: Arc::clone(&exits),
+                filter: filter.clone(),
             };
             let thread = Builder::new()
                 .name(format!("vcpu{index}"))
@@ -226,13 +227,14 @@ struct Vcpu {
     gate: Arc<Gate>,
     ender: Arc<Ender>,
     exits: Arc<Exits>,
+    filter: Filter,
 }
 
 impl Vcpu {
     fn serve(self) {
         let flag = &raw mut lock(&self.fd).get_kvm_run().immediate_exit;
         IMMEDIATE_EXIT.with(|own| own.set(flag));
-        if let Err(error) = seccomp::install(ThreadKind::Vcpu) {
+        if let Err(error) = self.filter.install() {
             self.ender.set(End::Failed(error.to_string()));
             self.gate.rest_forever();
         }

@@ -4,160 +4,12 @@
 mod common;
 
 use std::fs::File;
-use std::io::{Read, Seek};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use cachot_secrets::SecretValue;
-use cachot_vmm::protocol::{
-    Config, FileRole, OnResidue, SNAPSHOT_FILES, SecretInfo, SnapshotReport, SnapshotRequest,
-    ToKeeper, ToMonitor, send,
-};
-use common::{Monitor, config, eventually, file, kvm, tiny};
-
-const VALUE: &[u8; 60] = b"tk-7Qm2Zr9XcVbN4aKsLp0WtYeHgUdJf6IoC1Ty8GhRn3MwEqSxDzAvBk5Pu";
-const OTHER: &[u8; 60] = b"another-value-of-the-same-length-for-the-child-of-a-snapshot";
-
-/// A snapshot's files.
-struct Parts(Vec<File>);
-
-impl Parts {
-    fn new() -> Self {
-        Self(SNAPSHOT_FILES.map(|_| tempfile::tempfile().unwrap()).into())
-    }
-
-    fn part(&self, name: &str) -> &File {
-        let index = SNAPSHOT_FILES.iter().position(|part| *part == name);
-        &self.0[index.unwrap()]
-    }
-
-    fn bytes(&self, name: &str) -> Vec<u8> {
-        let mut file = self.part(name).try_clone().unwrap();
-        file.rewind().unwrap();
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).unwrap();
-        bytes
-    }
-
-    fn fd(&self, name: &str) -> OwnedFd {
-        let mut file = self.part(name).try_clone().unwrap();
-        file.rewind().unwrap();
-        file.into()
-    }
-}
-
-/// A machine that runs `forget`, or goes on with it.
-struct Guest {
-    monitor: Monitor,
-    console: File,
-}
-
-impl Guest {
-    fn start(value: &[u8], mut files: Vec<(FileRole, OwnedFd)>) -> Self {
-        let monitor = Monitor::start();
-        let console = tempfile::tempfile().unwrap();
-        let config = Config {
-            cmdline: "console=ttyS0 tiny=forget".into(),
-            ..config()
-        };
-        files.push((FileRole::Kvm, kvm()));
-        files.push((FileRole::Console, console.try_clone().unwrap().into()));
-        monitor.configure(config, files);
-        let info = SecretInfo {
-            name: "TOKEN".into(),
-            mode: 0o400,
-            uid: 0,
-            gid: 0,
-        };
-        let sealed = SecretValue::copy_of(value).unwrap().seal().unwrap();
-        let message = ToMonitor::Secret(info);
-        send(monitor.socket.as_fd(), &message, &[sealed.as_fd()]).unwrap();
-        monitor.send(&ToMonitor::Boot);
-        assert_eq!(monitor.message(), ToKeeper::Running);
-        Self { monitor, console }
-    }
-
-    fn boot(value: &[u8]) -> Self {
-        let guest = Self::start(value, vec![(FileRole::Kernel, file(&tiny()))]);
-        eventually(|| guest.console().contains("holding\n"));
-        guest
-    }
-
-    fn restore(value: &[u8], parts: &Parts) -> Self {
-        let files = vec![
-            (FileRole::ImageMemory, parts.fd("memory")),
-            (FileRole::ImageState, parts.fd("state")),
-            (FileRole::ImagePlan, parts.fd("plan")),
-        ];
-        Self::start(value, files)
-    }
-
-    fn console(&self) -> String {
-        let len = self.console.metadata().unwrap().len();
-        let mut bytes = vec![0; usize::try_from(len).unwrap()];
-        self.console.read_exact_at(&mut bytes, 0).unwrap();
-        String::from_utf8(bytes).unwrap()
-    }
-
-    /// What it prints when it has noticed that it was restored.
-    fn finish(&self) -> String {
-        eventually(|| self.console().contains("tiny: done\n"));
-        self.console()
-    }
-
-    fn snapshot(&self, on_residue: OnResidue) -> (Parts, Box<SnapshotReport>) {
-        match self.try_snapshot(on_residue) {
-            (parts, ToKeeper::SnapshotWritten(report)) => (parts, report),
-            (_, other) => panic!("{other:?}"),
-        }
-    }
-
-    fn try_snapshot(&self, on_residue: OnResidue) -> (Parts, ToKeeper) {
-        let parts = Parts::new();
-        let request = ToMonitor::Snapshot(SnapshotRequest {
-            on_residue,
-            commitment_key: [7; 32],
-        });
-        let files: Vec<_> = parts.0.iter().map(AsFd::as_fd).collect();
-        send(self.monitor.socket.as_fd(), &request, &files).unwrap();
-        loop {
-            match self.monitor.message() {
-                ToKeeper::SnapshotProgress(_) => {}
-                message => return (parts, message),
-            }
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// What `forget` prints when everything of this value is in its place.
-fn all_of(value: &[u8]) -> String {
-    format!(
-        "page {all}\ncopy {all}\nsplit {all}\nhex {twice}\nfragment {fragment}\nregisters {registers}\ntiny: done\n",
-        all = hex(value),
-        twice = hex(hex(value).as_bytes()),
-        fragment = hex(&value[13..]),
-        registers = hex(&value[..40]),
-    )
-}
-
-/// How often a run of `len` bytes of `value` is in `bytes`.
-fn windows_of(value: &[u8], len: usize, bytes: &[u8]) -> usize {
-    let finders = value.windows(len).map(memchr::memmem::Finder::new);
-    finders.map(|finder| finder.find_iter(bytes).count()).sum()
-}
-
-/// Every form of the value that `forget` leaves.
-fn residue(parts: &Parts) -> usize {
-    ["memory", "state", "plan", "needles"]
-        .iter()
-        .map(|name| parts.bytes(name))
-        .map(|bytes| windows_of(VALUE, 8, &bytes) + windows_of(hex(VALUE).as_bytes(), 16, &bytes))
-        .sum()
-}
+use cachot_snapshot::image::{CHUNK_LEN, Place};
+use cachot_vmm::protocol::{FileRole, OnResidue, ToKeeper};
+use common::forget::{Guest, OTHER, Parts, VALUE, all_of, forget_config, hex, residue, windows_of};
+use common::kvm;
 
 #[test]
 fn test_snapshot_has_nothing_of_the_value_and_restores_every_copy() {
@@ -217,4 +69,123 @@ fn test_refused_residue_leaves_the_machine_running() {
     assert!(!message.contains("tk-"), "{message}");
     let (parts, _) = guest.snapshot(OnResidue::Redact);
     assert_eq!(residue(&parts), 0);
+}
+
+/// A disk with the value at four places: across the edge of a chunk too, and in hexadecimal.
+fn disk_with_value() -> (File, [u64; 4]) {
+    let disk = tempfile::tempfile().unwrap();
+    disk.set_len(1 << 20).unwrap();
+    let places = [512, 8192 + 77, CHUNK_LEN as u64 - 20, 700_000];
+    for place in places {
+        disk.write_all_at(VALUE, place).unwrap();
+    }
+    disk.write_all_at(hex(VALUE).as_bytes(), places[3]).unwrap();
+    (disk, places)
+}
+
+fn with_disk(disk: &File, read_only: bool) -> Guest {
+    let disk = disk.try_clone().unwrap();
+    Guest::boot_with(
+        forget_config(),
+        VALUE,
+        vec![(FileRole::Disk { read_only }, disk.into())],
+    )
+}
+
+#[test]
+fn test_value_on_a_writable_disk_refuses_the_snapshot_and_names_the_places() {
+    let (disk, places) = disk_with_value();
+    let guest = with_disk(&disk, false);
+    let (parts, refused) = (Parts::with_disk(), Parts::with_disk());
+
+    let answer = guest.snapshot_into(&refused, OnResidue::Redact);
+
+    let ToKeeper::SnapshotFailed { message } = answer else {
+        panic!("{answer:?}");
+    };
+    for place in &places[..3] {
+        assert!(message.contains(&format!("at byte {place}")), "{message}");
+    }
+    assert!(!message.contains(&places[3].to_string()), "{message}");
+    assert!(
+        message.contains("/dev/vda") && message.contains("overwrite"),
+        "{message}"
+    );
+    assert!(!message.contains("tk-"), "{message}");
+
+    // The machine runs on, and can be saved as soon as the disk is clean.
+    for place in places {
+        disk.write_all_at(&[b'.'; 120], place).unwrap();
+    }
+    let answer = guest.snapshot_into(&parts, OnResidue::Redact);
+    let ToKeeper::SnapshotWritten(report) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(report.receipt.residue, []);
+    assert!(report.receipt.bytes_scanned >= 2 * CHUNK_LEN as u64);
+    assert!(content(&parts.0[5]) == content(&disk));
+    assert_eq!(residue(&parts), 0);
+}
+
+#[test]
+fn test_value_on_a_writable_disk_is_kept_and_told_where_residue_is_kept() {
+    let (disk, _) = disk_with_value();
+    let guest = with_disk(&disk, false);
+    let parts = Parts::with_disk();
+
+    let answer = guest.snapshot_into(&parts, OnResidue::Keep);
+
+    let ToKeeper::SnapshotWritten(report) = answer else {
+        panic!("{answer:?}");
+    };
+    let on_disk = report.receipt.residue.iter();
+    let on_disk = on_disk.filter(|hits| hits.place == Place::Disk);
+    assert!(on_disk.map(|hits| hits.count).sum::<u64>() >= 4);
+    assert!(content(&parts.0[5]) == content(&disk));
+}
+
+#[test]
+fn test_snapshot_takes_a_file_more_exactly_if_a_disk_is_writable() {
+    let (disk, _) = disk_with_value();
+    for (guest, right, wrong) in [
+        (with_disk(&disk, true), Parts::new(), Parts::with_disk()),
+        (Guest::boot(VALUE), Parts::new(), Parts::with_disk()),
+    ] {
+        let answer = guest.snapshot_into(&wrong, OnResidue::Redact);
+        assert!(
+            matches!(answer, ToKeeper::SnapshotFailed { .. }),
+            "{answer:?}"
+        );
+        let answer = guest.snapshot_into(&right, OnResidue::Redact);
+        assert!(matches!(answer, ToKeeper::SnapshotWritten(_)), "{answer:?}");
+    }
+    let guest = with_disk(&disk, false);
+    let answer = guest.snapshot_into(&Parts::new(), OnResidue::Keep);
+    assert!(
+        matches!(answer, ToKeeper::SnapshotFailed { .. }),
+        "{answer:?}"
+    );
+}
+
+fn content(file: &File) -> Vec<u8> {
+    let len = file.metadata().unwrap().len();
+    let mut bytes = vec![0; usize::try_from(len).unwrap()];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+#[test]
+fn test_host_cpu_has_all_that_a_machine_of_this_host_needs() {
+    let guest = Guest::boot(VALUE);
+    let (_, report) = guest.snapshot(OnResidue::Redact);
+
+    let host = cachot_vmm::host_cpu(&kvm().into()).unwrap();
+
+    let saved = report.machine.cpu;
+    assert_eq!(saved.vendor, host.vendor);
+    assert!(!saved.features.is_empty());
+    let missing: Vec<_> = saved.features.difference(&host.features).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let other = cachot_vmm::host_cpu(&File::open("/dev/null").unwrap());
+    assert!(other.is_err(), "this is no KVM");
 }

@@ -1,163 +1,32 @@
 //! One snapshot: what is searched for, where, what is left out of the image, and the proof that it is.
 
-use std::error::Error;
 use std::fs::File;
-use std::io;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
-use cachot_devices::memory::{Extent, GuestRam};
-use cachot_secrets::{Name, SealedValue, ValueError};
-use cachot_snapshot::image::{Machine as Shape, Place as ReceiptPlace};
-use cachot_snapshot::needles::{NeedleError, Needles, Value};
-use cachot_snapshot::plan::{Place, Plan, PlanBuilder, PlanError};
+use cachot_devices::memory::Extent;
+use cachot_snapshot::image::{Machine as Shape, Place as ReceiptPlace, copy_disk};
+use cachot_snapshot::needles::{Needles, Value};
+use cachot_snapshot::plan::{Place, Plan, PlanBuilder};
 use cachot_snapshot::scan::Edges;
+use rustix::fs::SeekFrom;
 
+use super::copy::Copy;
+use super::error::JobError;
+use super::order::{Attached, Order, Resting};
+use super::progress::Progress;
 use super::receipt::{self, Tally};
-use super::worker::{Report, Reporter};
+use super::worker::Reporter;
 use super::{memory, shape, verify};
-use crate::protocol::{OnResidue, SnapshotProgress, SnapshotReport, SnapshotRequest, SnapshotStep};
-use crate::state::{MachineState, StateError};
+use crate::protocol::{OnResidue, SnapshotReport, SnapshotStep};
+use crate::state::MachineState;
 use crate::x86_64::register_file;
 
-/// A snapshot to take.
-pub struct Order {
-    /// How.
-    pub request: SnapshotRequest,
-    /// Where to.
-    pub files: Files,
-    /// What must not be in it.
-    pub delivered: Vec<Delivered>,
-    /// Whether guest RAM may be on a swap device.
-    pub may_swap: bool,
-}
-
-/// The parts of the image.
-#[allow(missing_docs, reason = "the fields are the parts of the same name")]
-pub struct Files {
-    pub memory: File,
-    pub state: File,
-    pub plan: File,
-    pub needles: File,
-    pub digests: File,
-}
-
-impl From<[File; 5]> for Files {
-    fn from([memory, state, plan, needles, digests]: [File; 5]) -> Self {
-        Self {
-            memory,
-            state,
-            plan,
-            needles,
-            digests,
-        }
-    }
-}
-
-/// A value that was delivered to the guest.
-pub struct Delivered {
-    /// Its secret.
-    pub name: Name,
-    /// Its version.
-    pub version: u64,
-    /// Its bytes.
-    pub value: Arc<SealedValue>,
-}
-
-/// Pages that hold a value, or did.
-pub struct Attached {
-    /// Guest-physical address.
-    pub start: u64,
-    /// Bytes.
-    pub len: u64,
-}
-
-impl Attached {
-    fn range(&self) -> Range<u64> {
-        self.start..self.start + self.len
-    }
-}
-
-/// A machine that rests.
-pub struct Machine {
-    /// All but RAM.
-    pub state: MachineState,
-    /// Pages that hold values.
-    pub attached: Vec<Attached>,
-}
-
-/// Why there is no snapshot.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    /// A value cannot be brought into locked memory.
-    #[error("cannot read a delivered value")]
-    Value(#[source] ValueError),
-    /// Values cannot be searched for.
-    #[error(transparent)]
-    Needles(#[from] NeedleError),
-    /// A part cannot be written or read back.
-    #[error("cannot write the snapshot's {part}")]
-    Part {
-        /// The part.
-        part: &'static str,
-        /// What failed.
-        #[source]
-        source: io::Error,
-    },
-    /// The state does not become bytes.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// There is no plan.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// RAM is not where it was said to be.
-    #[error("guest memory cannot be read")]
-    Ram(#[source] io::Error),
-    /// There is residue, and the user does not want it redacted.
-    #[error(
-        "copies of secrets are in the machine, and --on-residue refuse was given: {0}; --on-residue redact leaves \
-         them out"
-    )]
-    Refused(String),
-    /// There is residue where it cannot be redacted.
-    #[error(
-        "{0} copies of secrets are in the state of devices, where they cannot be left out: try again later"
-    )]
-    Unredactable(u64),
-    /// What was written has residue all the same.
-    #[error(
-        "the image would hold copies of secrets and is not published: {found}, the first at {offset:#x}; please \
-         report this"
-    )]
-    Leak {
-        /// What was found.
-        found: String,
-        /// Where the first one is.
-        offset: u64,
-    },
-}
-
-impl JobError {
-    /// The error with its causes.
-    pub fn one_line(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            line = format!("{line}: {error}");
-            cause = error.source();
-        }
-        line
-    }
-}
-
-fn part(part: &'static str) -> impl Fn(io::Error) -> JobError {
-    move |source| JobError::Part { part, source }
-}
+/// Hits on a disk whose places are told.
+const TOLD: usize = 3;
 
 /// A snapshot that can be taken as soon as its machine rests.
 pub struct Job<'a> {
-    ram: &'a GuestRam,
     reporter: &'a Reporter,
     order: Order,
     needles: Needles,
@@ -165,11 +34,7 @@ pub struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// Does what can be done while the machine runs.
-    pub fn prepare(
-        ram: &'a GuestRam,
-        mut order: Order,
-        reporter: &'a Reporter,
-    ) -> Result<Self, JobError> {
+    pub fn prepare(mut order: Order, reporter: &'a Reporter) -> Result<Self, JobError> {
         let delivered = std::mem::take(&mut order.delivered);
         let values = delivered.into_iter().map(|delivered| {
             Ok(Value {
@@ -180,13 +45,16 @@ impl<'a> Job<'a> {
         });
         let needles = Needles::new(values.collect::<Result<_, JobError>>()?)?;
         let files = &order.files;
-        files.memory.set_len(ram.size()).map_err(part("memory"))?;
+        let memory_len = order.source.ram.size();
+        files
+            .memory
+            .set_len(memory_len)
+            .map_err(JobError::part("memory"))?;
         files
             .needles
             .write_all_at(&needles.commitments(&order.request.commitment_key), 0)
-            .map_err(part("needles"))?;
+            .map_err(JobError::part("needles"))?;
         Ok(Self {
-            ram,
             reporter,
             order,
             needles,
@@ -194,29 +62,35 @@ impl<'a> Job<'a> {
     }
 
     /// Searches and copies a machine that rests.
-    pub fn write(self, mut machine: Machine) -> Result<Written<'a>, JobError> {
+    pub fn write(self, mut machine: Resting) -> Result<Written<'a>, JobError> {
         let keep = self.order.request.on_residue == OnResidue::Keep;
-        let extents = memory::extents(self.ram, self.order.may_swap).map_err(JobError::Ram)?;
+        let extents = memory::extents(&self.order.source.ram, self.order.ram_locked)
+            .map_err(JobError::Ram)?;
         let total = extents.iter().map(|extent| extent.len).sum();
-        let mut progress = Progress::new(self.reporter, SnapshotStep::Scan, total);
-
-        let attached: Vec<_> = machine.attached.iter().map(Attached::range).collect();
+        let attached = machine.attached.iter().map(Attached::range);
         let key = &self.order.request.commitment_key;
-        let mut plan = PlanBuilder::new(&self.needles, key, attached.iter().cloned());
+        let mut plan = PlanBuilder::new(&self.needles, key, attached);
         let mut tally = Tally::default();
-        for extent in &extents {
-            let bytes = self.quiet(*extent)?;
-            let found = self.needles.scan(bytes, Edges::PAGES, &mut |hit| {
-                let start = extent.start.0 + hit.start as u64;
-                tally.count(place_in_ram(&attached, start), hit.encoding);
-                plan.add(Place::Ram, extent.start.0, bytes, &hit);
-                progress.hits += 1;
-                until(plan.is_full())
-            });
-            if found.is_break() {
-                break;
-            }
-            progress.advance(extent.len);
+        let mut copy = Copy {
+            needles: &self.needles,
+            left_out: if keep {
+                Vec::new()
+            } else {
+                plan.attached().to_vec()
+            },
+            plan: &mut plan,
+            tally: &mut tally,
+            progress: Progress::new(self.reporter, SnapshotStep::Copy, total),
+            keep,
+            end: 0,
+        };
+        for extent in extents {
+            copy.extent(
+                &self.order.source.ram,
+                &self.order.files,
+                extent,
+                self.quiet(extent)?,
+            )?;
         }
         for (state, number) in machine.state.vcpus.iter().zip(0..) {
             let file = register_file::read(state);
@@ -235,13 +109,13 @@ impl<'a> Job<'a> {
         if self.order.request.on_residue == OnResidue::Refuse && !plan.redactions().is_empty() {
             return Err(JobError::Refused(tally.describe()));
         }
-        let machine_shape = shape::of(&machine.state, self.ram);
+        let machine_shape = shape::of(&machine.state, &self.order.source.ram);
         if keep {
             plan = Plan::default();
         } else {
             redact_registers(&mut machine.state, &plan);
         }
-        self.write_memory(&extents, &plan.left_out(), total)?;
+        self.copy_disk()?;
         let state = machine.state.to_bytes()?;
         // What is left in the state is in no register of the file, and cannot be left out.
         let unredactable = self.needles.count(&state, Edges::Ends, u64::MAX);
@@ -249,11 +123,14 @@ impl<'a> Job<'a> {
             return Err(JobError::Unredactable(unredactable));
         }
         let files = &self.order.files;
-        files.state.write_all_at(&state, 0).map_err(part("state"))?;
+        files
+            .state
+            .write_all_at(&state, 0)
+            .map_err(JobError::part("state"))?;
         files
             .plan
             .write_all_at(&plan.to_bytes()?, 0)
-            .map_err(part("plan"))?;
+            .map_err(JobError::part("plan"))?;
         Ok(Written {
             job: self,
             total,
@@ -263,33 +140,18 @@ impl<'a> Job<'a> {
         })
     }
 
-    fn write_memory(
-        &self,
-        extents: &[Extent],
-        left_out: &[Range<u64>],
-        total: u64,
-    ) -> Result<(), JobError> {
-        let mut progress = Progress::new(self.reporter, SnapshotStep::Write, total);
-        for extent in extents {
-            let offset = memory::file_offset(self.ram, extent.start).ok_or_else(no_ram)?;
-            let bytes = self.quiet(*extent)?;
-            let file = &self.order.files.memory;
-            memory::write_extent(file, offset, extent.start.0, bytes, left_out)
-                .map_err(part("memory"))?;
-            progress.advance(extent.len);
+    fn copy_disk(&self) -> Result<(), JobError> {
+        match (&self.order.source.disk, &self.order.files.disk) {
+            (Some(from), Some(to)) => copy_disk(from, to).map_err(JobError::part("disk")),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn quiet(&self, extent: Extent) -> Result<&[u8], JobError> {
         // SAFETY: this is called between the main thread's message that vCPUs and devices rest and this thread's
         // that they need not any more.
-        unsafe { self.ram.quiet(extent) }.ok_or_else(no_ram)
+        unsafe { self.order.source.ram.quiet(extent) }.ok_or_else(JobError::no_ram)
     }
-}
-
-fn no_ram() -> JobError {
-    JobError::Ram(io::ErrorKind::InvalidInput.into())
 }
 
 fn until(enough: bool) -> ControlFlow<()> {
@@ -297,14 +159,6 @@ fn until(enough: bool) -> ControlFlow<()> {
         ControlFlow::Break(())
     } else {
         ControlFlow::Continue(())
-    }
-}
-
-fn place_in_ram(attached: &[Range<u64>], address: u64) -> ReceiptPlace {
-    if attached.iter().any(|range| range.contains(&address)) {
-        ReceiptPlace::AttachedPage
-    } else {
-        ReceiptPlace::Ram
     }
 }
 
@@ -323,6 +177,38 @@ fn redact_registers(state: &mut MachineState, plan: &Plan) {
     }
 }
 
+/// Searches the copy of a disk, where nothing can be left out; returns the number of bytes that were read.
+fn search_disk(
+    disk: &File,
+    needles: &Needles,
+    keep: bool,
+    residue: &mut Tally,
+) -> Result<u64, JobError> {
+    let len = rustix::fs::seek(disk, SeekFrom::End(0))
+        .map_err(|errno| JobError::part("disk")(errno.into()))?;
+    let mut found = Tally::default();
+    let mut places = Vec::new();
+    let read = verify::read_back(disk, len, None, |offset, bytes| {
+        let searched = needles.scan(bytes, Edges::PAGES, &mut |hit| {
+            found.count(ReceiptPlace::Disk, hit.encoding);
+            if places.len() < TOLD {
+                places.push(format!("at byte {}", offset + hit.start as u64));
+            }
+            ControlFlow::Continue(())
+        });
+        debug_assert!(searched.is_continue());
+    })
+    .map_err(JobError::part("disk"))?;
+    if !places.is_empty() && !keep {
+        return Err(JobError::Disk {
+            found: found.describe(),
+            places: places.join(", "),
+        });
+    }
+    residue.add(&found);
+    Ok(read)
+}
+
 /// A snapshot whose machine goes on already.
 pub struct Written<'a> {
     job: Job<'a>,
@@ -336,12 +222,12 @@ impl Written<'_> {
     /// Hashes what was written, and searches it again.
     pub fn verify(self) -> Result<SnapshotReport, JobError> {
         let Job {
-            ram,
             reporter,
             order,
             needles,
         } = self.job;
         let keep = order.request.on_residue == OnResidue::Keep;
+        memory::begin_writing_out(&order.files.memory);
         let mut progress = Progress::new(reporter, SnapshotStep::Verify, self.total);
         let mut residue = Tally::default();
         let mut first = None;
@@ -356,20 +242,20 @@ impl Written<'_> {
         let files = &order.files;
         let mut read = verify::read_back(
             &files.memory,
-            ram.size(),
-            &files.digests,
+            order.source.ram.size(),
+            Some(&files.digests),
             |offset, bytes| {
                 search(ReceiptPlace::Ram, offset, bytes, Edges::PAGES);
                 progress.advance(bytes.len() as u64);
             },
         )
-        .map_err(part("memory"))?;
+        .map_err(JobError::part("memory"))?;
         for (file, name) in [
             (&files.state, "state"),
             (&files.plan, "plan"),
             (&files.needles, "needles"),
         ] {
-            let bytes = verify::read_all(file).map_err(part(name))?;
+            let bytes = verify::read_all(file).map_err(JobError::part(name))?;
             search(ReceiptPlace::DeviceState, 0, &bytes, Edges::Ends);
             read += bytes.len() as u64;
         }
@@ -380,6 +266,9 @@ impl Written<'_> {
                 found: residue.describe(),
                 offset,
             });
+        }
+        if let Some(disk) = &files.disk {
+            read += search_disk(disk, &needles, keep, &mut residue)?;
         }
         let receipt = receipt::receipt(
             &needles,
@@ -394,45 +283,5 @@ impl Written<'_> {
             receipt,
             paused_us: 0,
         })
-    }
-}
-
-/// Bytes between two reports of progress.
-const REPORT_EVERY: u64 = 64 << 20;
-
-/// Reports progress now and then.
-struct Progress<'a> {
-    reporter: &'a Reporter,
-    step: SnapshotStep,
-    done: u64,
-    total: u64,
-    hits: u64,
-    reported: u64,
-}
-
-impl<'a> Progress<'a> {
-    fn new(reporter: &'a Reporter, step: SnapshotStep, total: u64) -> Self {
-        Self {
-            reporter,
-            step,
-            done: 0,
-            total,
-            hits: 0,
-            reported: 0,
-        }
-    }
-
-    fn advance(&mut self, bytes: u64) {
-        self.done += bytes;
-        if self.done - self.reported < REPORT_EVERY {
-            return;
-        }
-        self.reported = self.done;
-        self.reporter.tell(Report::Progress(SnapshotProgress {
-            step: self.step,
-            done: self.done.min(self.total),
-            total: self.total,
-            hits: self.hits,
-        }));
     }
 }

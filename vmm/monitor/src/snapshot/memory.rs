@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 
 use cachot_devices::memory::{Extent, GuestRam};
 use cachot_snapshot::image::write_data;
@@ -22,9 +23,10 @@ pub fn file_offset(ram: &GuestRam, address: GuestAddress) -> Option<u64> {
     None
 }
 
-/// The extents that have to be looked at: those with data or, where the host may have swapped some out, all.
-pub fn extents(ram: &GuestRam, may_swap: bool) -> io::Result<Vec<Extent>> {
-    if may_swap {
+/// The extents that have to be looked at: those with data or, where the host may have swapped some out, all. RAM may
+/// be on a swap device only if it is not `locked` and the host has one: what was swapped out keeps it from going.
+pub fn extents(ram: &GuestRam, locked: bool) -> io::Result<Vec<Extent>> {
+    if !locked && rustix::system::sysinfo().totalswap > 0 {
         return Ok(ram
             .iter()
             .map(|region| Extent {
@@ -57,6 +59,12 @@ pub fn write_extent(
         at = range.end.min(end);
     }
     write_data(file, part(bytes, start, at..end), offset + (at - start))
+}
+
+/// Lets the kernel begin to bring the file to its disk, while it is searched again.
+pub fn begin_writing_out(file: &File) {
+    // SAFETY: the call takes numbers only. What comes of it shows when the keeper syncs the file.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// The bytes at these addresses, which lie in `bytes` from `start` on.

@@ -1,12 +1,19 @@
 //! Snapshots as the main thread sees them: one at a time, the machine paused for the copy only, and going on
 //! afterwards on every path.
 
+mod copy;
+mod error;
 mod job;
 mod memory;
+mod order;
+mod progress;
 mod receipt;
 mod shape;
 mod verify;
 mod worker;
+
+pub use self::shape::host_cpu;
+pub use self::worker::Worker;
 
 use std::fs::File;
 use std::io;
@@ -14,19 +21,20 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use cachot_devices::memory::GuestRam;
 use vmm_sys_util::eventfd::EventFd;
 
-use self::job::{Attached, Delivered, Files, Machine, Order};
-use self::worker::{Report, Worker};
+use self::order::{Attached, Delivered, Files, Order, Resting, Source};
+use self::worker::Report;
 use crate::life::{Life, State};
-use crate::protocol::{SNAPSHOT_FILES, SnapshotRequest, ToKeeper};
+use crate::machine::Machine;
+use crate::protocol::{SnapshotRequest, ToKeeper};
 
 /// Takes snapshots of one machine.
 pub struct Snapshots {
     worker: Worker,
-    /// Whether guest RAM may be on a swap device, and so cannot be asked where it has data.
-    may_swap: bool,
+    source: Arc<Source>,
+    /// Whether guest RAM is locked as soon as it is touched.
+    ram_locked: bool,
     current: Option<Current>,
 }
 
@@ -42,11 +50,17 @@ impl Snapshots {
     /// Gets ready to take snapshots.
     ///
     /// # Errors
-    /// When there is no thread or eventfd to be had.
-    pub fn new(ram: GuestRam, may_swap: bool) -> io::Result<Self> {
+    /// When there is no descriptor to be had.
+    pub fn new(worker: Worker, machine: &Machine, ram_locked: bool) -> io::Result<Self> {
+        let disk = machine.writable_disk.as_ref();
+        let source = Source {
+            ram: machine.ram.clone(),
+            disk: disk.map(File::try_clone).transpose()?,
+        };
         Ok(Self {
-            worker: Worker::start(ram)?,
-            may_swap,
+            worker,
+            source: Arc::new(source),
+            ram_locked,
             current: None,
         })
     }
@@ -87,13 +101,14 @@ impl Snapshots {
         if !matches!(life.state(), State::Running | State::Paused) {
             return Err("the VM is stopping: there is nothing to take a snapshot of".into());
         }
-        let files = <[OwnedFd; SNAPSHOT_FILES.len()]>::try_from(files)
-            .map_err(|_| "the keeper sent more or fewer files than a snapshot has")?;
+        let has_disk = life.machine().writable_disk.is_some();
         Ok(Order {
+            source: Arc::clone(&self.source),
             request,
-            files: Files::from(files.map(File::from)),
+            files: Files::new(files, has_disk)
+                .ok_or("the keeper sent more or fewer files than a snapshot of this VM has")?,
             delivered: delivered(life),
-            may_swap: self.may_swap,
+            ram_locked: self.ram_locked,
         })
     }
 
@@ -136,7 +151,7 @@ impl Snapshots {
             .and_then(|was_running| {
                 current.paused = was_running.then(Instant::now);
                 let state = life.machine().save().map_err(|error| error.to_string())?;
-                Ok(Machine {
+                Ok(Resting {
                     state,
                     attached: attached(life),
                 })

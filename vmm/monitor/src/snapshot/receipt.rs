@@ -18,6 +18,13 @@ impl Tally {
         *self.0.entry((place, encoding.name())).or_default() += 1;
     }
 
+    /// Adds what another one has counted.
+    pub fn add(&mut self, other: &Self) {
+        for (hit, count) in &other.0 {
+            *self.0.entry(*hit).or_default() += count;
+        }
+    }
+
     /// In words, without a value.
     pub fn describe(&self) -> String {
         let each = self.0.iter().map(|((place, encoding), count)| {

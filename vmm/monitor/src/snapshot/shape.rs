@@ -1,5 +1,7 @@
 //! The machine's shape as the manifest tells it.
 
+use std::fs::File;
+
 use cachot_devices::memory::GuestRam;
 use cachot_devices::virtio::VirtioDevice;
 use cachot_devices::virtio::block::BlockDevice;
@@ -10,6 +12,7 @@ use cachot_snapshot::image::{CpuBaseline, Digest, Machine, MemoryRegion};
 use kvm_bindings::kvm_cpuid_entry2;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
+use crate::kvm::{self, KvmError};
 use crate::state::MachineState;
 use crate::x86_64::cpuid;
 
@@ -53,6 +56,21 @@ fn name(id: u32) -> String {
 
 const fn id_of<D: VirtioDevice<GuestRam>>() -> u32 {
     D::ID
+}
+
+/// The CPU that this host gives a machine, told as in a manifest, to be compared with that of an image before it is
+/// restored. `kvm` is `/dev/kvm`. The fingerprint is of what vCPUs have in common, so no vCPU's own.
+///
+/// # Errors
+/// When this is not KVM, or not one that can run a machine; see [`KvmError`].
+pub fn host_cpu(kvm: &File) -> Result<CpuBaseline, KvmError> {
+    let call = |call| move |source| KvmError::Call { call, source };
+    let kvm = kvm
+        .try_clone()
+        .map_err(|error| call("duplicating its descriptor")(error.into()))?;
+    let kvm = kvm::open(kvm.into())?;
+    let baseline = cpuid::baseline(&kvm).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+    Ok(cpu(baseline.as_slice()))
 }
 
 fn cpu(entries: &[kvm_cpuid_entry2]) -> CpuBaseline {

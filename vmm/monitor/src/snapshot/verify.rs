@@ -8,37 +8,42 @@ use cachot_snapshot::image::{CHUNK_LEN, ChunkHasher, next_data};
 use rustix::fs::SeekFrom;
 use zeroize::Zeroizing;
 
-/// Reads all of `file`, whose length is `len`, in chunks; `check` sees every one that is no hole, and `digests`
-/// gets the digest of each. Returns the number of bytes that were read.
+/// Reads all of `file`, whose length is `len`, in chunks; `check` sees every one that is no hole, and `digests`,
+/// if given, gets the digest of each. Returns the number of bytes that were read.
 ///
 /// # Errors
 /// What reading or writing said.
 pub fn read_back(
     file: &File,
     len: u64,
-    digests: &File,
+    digests: Option<&File>,
     mut check: impl FnMut(u64, &[u8]),
 ) -> io::Result<u64> {
     let mut buffer = vec![0; CHUNK_LEN];
-    let mut hasher = ChunkHasher::new(digests, 0);
+    let mut hasher = digests.map(|digests| ChunkHasher::new(digests, 0));
     let (mut at, mut read) = (0, 0);
     while at < len {
         // Whole chunks only, so that each is read and hashed in one piece.
         let data = next_data(file, at, len)?;
         let chunk = (data - data % CHUNK_LEN as u64).max(at);
-        if data == len {
-            hasher.zeros(len - at)?;
+        let hole = if data == len { len } else { chunk };
+        if let Some(hasher) = &mut hasher {
+            hasher.zeros(hole - at)?;
+        }
+        at = hole;
+        let now = usize::try_from(len - at).map_or(CHUNK_LEN, |left| left.min(CHUNK_LEN));
+        if now == 0 {
             break;
         }
-        hasher.zeros(chunk - at)?;
-        let now = usize::try_from(len - chunk).map_or(CHUNK_LEN, |left| left.min(CHUNK_LEN));
-        file.read_exact_at(&mut buffer[..now], chunk)?;
-        hasher.update(&buffer[..now])?;
-        check(chunk, &buffer[..now]);
+        file.read_exact_at(&mut buffer[..now], at)?;
+        if let Some(hasher) = &mut hasher {
+            hasher.update(&buffer[..now])?;
+        }
+        check(at, &buffer[..now]);
         read += now as u64;
-        at = chunk + now as u64;
+        at += now as u64;
     }
-    hasher.finish()?;
+    hasher.map_or(Ok(()), ChunkHasher::finish)?;
     Ok(read)
 }
 
@@ -72,7 +77,7 @@ mod tests {
         let mut digests = tempfile::tempfile().expect("a temporary file");
         let mut seen = Vec::new();
 
-        let read = read_back(&file, len as u64, &digests, |offset, bytes| {
+        let read = read_back(&file, len as u64, Some(&digests), |offset, bytes| {
             seen.push((
                 offset,
                 bytes.len(),

@@ -14,12 +14,12 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Builder;
 
-use cachot_devices::memory::GuestRam;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::job::{Job, Machine, Order};
+use super::job::Job;
+use super::order::{Order, Resting};
 use crate::protocol::{SnapshotProgress, SnapshotReport};
-use crate::seccomp::{self, ThreadKind};
+use crate::seccomp::Filter;
 
 /// What the thread tells the main thread.
 pub enum Report {
@@ -37,7 +37,7 @@ pub enum Report {
 
 enum Message {
     Prepare(Box<Order>),
-    Write(Box<Machine>),
+    Write(Box<Resting>),
     Abandon,
 }
 
@@ -49,11 +49,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread; it waits.
+    /// Starts the thread, under this filter; it waits.
     ///
     /// # Errors
     /// When there is no thread or eventfd to be had.
-    pub fn start(ram: GuestRam) -> io::Result<Self> {
+    pub fn start(filter: Filter) -> io::Result<Self> {
         // Asks the kernel now, and remembers: locked memory needs it, when no filter lets it be asked any more.
         rustix::param::page_size();
         let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
@@ -65,7 +65,7 @@ impl Worker {
         };
         Builder::new()
             .name("snapshot".into())
-            .spawn(move || serve(&ram, &inbox, &reporter))?;
+            .spawn(move || serve(&filter, &inbox, &reporter))?;
         Ok(Self {
             messages,
             reports,
@@ -85,7 +85,7 @@ impl Worker {
     }
 
     /// Goes on with it: the machine rests.
-    pub fn write(&self, machine: Machine) {
+    pub fn write(&self, machine: Resting) {
         self.send(Message::Write(Box::new(machine)));
     }
 
@@ -123,14 +123,25 @@ impl Reporter {
     }
 }
 
-fn serve(ram: &GuestRam, inbox: &Receiver<Message>, reporter: &Reporter) {
-    let installed = seccomp::install(ThreadKind::Snapshot);
+#[cfg(test)]
+impl Reporter {
+    /// Reports to nobody.
+    pub fn for_tests() -> Self {
+        Self {
+            outbox: channel().0,
+            event: EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"),
+        }
+    }
+}
+
+fn serve(filter: &Filter, inbox: &Receiver<Message>, reporter: &Reporter) -> ! {
+    let installed = filter.install();
     while let Ok(message) = inbox.recv() {
         let Message::Prepare(order) = message else {
             continue;
         };
         let outcome = match &installed {
-            Ok(()) => take(ram, *order, inbox, reporter),
+            Ok(()) => take(*order, inbox, reporter),
             Err(error) => Err(error.to_string()),
         };
         match outcome {
@@ -139,16 +150,19 @@ fn serve(ram: &GuestRam, inbox: &Receiver<Message>, reporter: &Reporter) {
             Err(message) => reporter.tell(Report::Failed(message)),
         }
     }
+    // The main thread ends the process. What the end of a thread takes is not in the filter.
+    loop {
+        std::thread::park();
+    }
 }
 
 /// Takes a snapshot; none where it was abandoned.
 fn take(
-    ram: &GuestRam,
     order: Order,
     inbox: &Receiver<Message>,
     reporter: &Reporter,
 ) -> Result<Option<Box<SnapshotReport>>, String> {
-    let job = Job::prepare(ram, order, reporter).map_err(|error| error.one_line())?;
+    let job = Job::prepare(order, reporter).map_err(|error| error.one_line())?;
     reporter.tell(Report::Prepared);
     let Ok(Message::Write(machine)) = inbox.recv() else {
         return Ok(None);

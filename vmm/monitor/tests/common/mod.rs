@@ -1,6 +1,8 @@
 //! A keeper for tests: starts the monitor as `cachot` does, with tiny guests written in machine code.
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+pub mod forget;
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
