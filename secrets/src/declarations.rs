@@ -112,6 +112,27 @@ impl Declarations {
         self
     }
 
+    /// Adds declarations that were recorded before, but for those that are declared here again or `dropped`. One that
+    /// is declared again without options keeps its recorded delivery.
+    #[must_use]
+    pub fn with_recorded(mut self, recorded: Vec<Declaration>, dropped: &BTreeSet<Name>) -> Self {
+        for old in recorded {
+            let again = self.declared.iter_mut().find(|declared| match declared {
+                Ok(declaration) => declaration.name == old.name,
+                Err(rejected) => rejected.subject == Subject::Secret(old.name.clone()),
+            });
+            match again {
+                Some(Ok(again)) if again.delivery == Delivery::default() => {
+                    again.delivery = old.delivery;
+                }
+                Some(_) => {}
+                None if dropped.contains(&old.name) => {}
+                None => self.declared.push(Ok(old)),
+            }
+        }
+        self
+    }
+
     /// Variables of this process that hold values, for
     /// [`scrub_environment`](crate::scrub_environment).
     pub fn environment_variables(&self) -> impl Iterator<Item = &str> {
@@ -508,6 +529,26 @@ pub(crate) mod tests {
         let file = env_file(&bad_keys);
         let over = Declarations::default().with_env_file(file.path());
         assert_eq!(messages(&over).len(), MAX_SECRETS + 1);
+    }
+
+    #[test]
+    fn test_recorded_declarations_are_taken_over_unless_declared_again_or_dropped() {
+        let recorded = ["A=env:OLD,mode=0440,env", "B=env:B", "C=env:C", "D=env:D"]
+            .map(|text| text.parse().expect("a declaration"));
+        let dropped = ["C".parse().expect("a name")].into();
+
+        let declared = Declarations::parse(["A=env:NEW", "B=env:NEW,uid=7", "E=env:E"])
+            .with_recorded(recorded.into(), &dropped);
+
+        let all: Vec<_> = declared.declared.iter().flatten().collect();
+        let names: Vec<_> = all.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["A", "B", "E", "D"]);
+        assert_eq!(all[0].reference.to_string(), "env:NEW");
+        assert_eq!(
+            (all[0].delivery.mode, all[0].delivery.export_env),
+            (0o440, true)
+        );
+        assert_eq!((all[1].delivery.mode, all[1].delivery.uid), (0o400, 7));
     }
 
     #[test]

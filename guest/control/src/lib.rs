@@ -7,25 +7,33 @@
 //! | [`CONTROL_PORT`] | one at a time | frames: [`ToHost`] up, [`ToGuest`] down |
 //! | [`STREAM_PORT`] | two a session | a [`StreamHeader`] frame, then raw bytes |
 //!
+//! The first [`ToGuest::Start`] is the workload, whose end is the guest's; later ones are further commands, each a
+//! session of its own. A command is forgotten, and its number is free, once the host has been told how it ended. It
+//! does not outlive who has asked for it: a stream that nobody accepts for ten seconds is closed, and commands are
+//! killed once there has been no control connection for half a minute.
+//!
 //! A frame is a little-endian `u32` length (at most [`MAX_FRAME`] bytes) and that many bytes of
 //! JSON. Raw streams get their back-pressure from vsock credit and their end of file from a
 //! half-closed connection: a full stdin never delays a signal.
 //!
 //! A connection that breaks is opened again by the guest, as after a restore. A new control
-//! connection begins with [`ToHost::Hello`] and, once there is a session, its latest news:
-//! [`ToHost::Started`], [`ToHost::Exited`] or [`ToHost::Failed`]. After one of the last two the guest
+//! connection begins with [`ToHost::Hello`] and, once there are sessions, the latest news of each:
+//! [`ToHost::Started`], [`ToHost::Exited`] or [`ToHost::Failed`]. After one of the last two of the workload the guest
 //! half-closes, waits shortly for the host to close, and switches off.
+//!
+//! A guest that was restored does not know it: the keeper answers its hello with [`ToGuest::Renew`].
 //!
 //! No value of a secret crosses this channel. [`Start::secret_env`] names the secrets that the
 //! workload wants exported; the child that becomes the workload reads them from `/run/secrets`.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages below; [`ToHost::Hello`] carries it and the keeper refuses another one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Context id of the host in vsock addresses (`VMADDR_CID_HOST`).
 pub const HOST_CID: u32 = 2;
@@ -72,13 +80,27 @@ pub enum ToHost {
         /// What failed, on what, and what to do.
         message: String,
     },
+    /// Answer to [`ToGuest::Freeze`].
+    Frozen {
+        /// Why the workload goes on all the same: one line.
+        failure: Option<String>,
+    },
+    /// Answer to [`ToGuest::Renew`].
+    Renewed {
+        /// What could not be renewed, a line each; none is success. The workload stays frozen if there is one
+        /// and it was.
+        failures: Vec<String>,
+        /// Whether the workload was started, in the guest that this is a copy of.
+        workload: bool,
+    },
 }
 
 /// What the keeper tells PID 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToGuest {
-    /// Start the workload.
+    /// Start the workload, or, once there is one, another command. Refused, with [`ToHost::Failed`], if its number
+    /// is in use, 64 commands run, or the guest shuts down; it waits while the workload is frozen.
     Start(Start),
     /// The terminal of a session has another size.
     WindowSize {
@@ -94,6 +116,41 @@ pub enum ToGuest {
         /// Linux signal number (x86-64).
         signal: i32,
     },
+    /// Keep the workload, all it has started, and further commands from running, until [`Self::Thaw`] or [`Self::Renew`]; answered
+    /// with [`ToHost::Frozen`].
+    Freeze,
+    /// Let the workload go on.
+    Thaw,
+    /// This guest is a copy of another one: become one of its own, forget all sessions but the workload's, whose
+    /// keepers are not here, and let the workload go on. Answered with [`ToHost::Renewed`].
+    Renew(Renewal),
+}
+
+/// What a copy of a guest must not have in common with its other copies.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Renewal {
+    /// Random bytes, [`Renewal::ENTROPY_LEN`] of them, for the kernel's generator.
+    pub entropy: Vec<u8>,
+    /// Time of day, in nanoseconds since 1970-01-01 (UTC, without leap seconds).
+    pub realtime_ns: u64,
+    /// Name of the host that it is now.
+    pub hostname: String,
+    /// New content of `/etc/machine-id`, 32 hexadecimal digits, where the root file system has one.
+    pub machine_id: String,
+}
+
+impl Renewal {
+    /// Bytes of [`Self::entropy`]: two seeds of the kernel's generator.
+    pub const ENTROPY_LEN: usize = 64;
+}
+
+impl fmt::Debug for Renewal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewal")
+            .field("hostname", &self.hostname)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One process to run in the guest.
@@ -102,12 +159,15 @@ pub enum ToGuest {
 pub struct Start {
     /// Number chosen by the keeper; stream headers and later messages repeat it.
     pub session: u32,
-    /// Root file system to change into first; `None` keeps the initramfs.
+    /// Root file system to change into first; `None` keeps the root that is there: the initramfs, or the
+    /// workload's.
     pub root: Option<Root>,
     /// Command and arguments; never empty. Looked up in the `PATH` of the resulting environment.
     pub argv: Vec<String>,
     /// Explicit variables; they win over secrets, which win over PID 1's defaults.
     pub env: Vec<(String, String)>,
+    /// Names of all secrets of this guest: one that is not in `/run/secrets` keeps the process from starting.
+    pub secrets: Vec<String>,
     /// Names of secrets that are exported to the process as variables of the same name.
     pub secret_env: Vec<String>,
     /// `USER`, `UID`, `USER:GROUP` or `UID:GID`, looked up in the guest; `None` is root.
@@ -124,6 +184,8 @@ pub struct Start {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Root {
+    /// Mounted for writing.
+    Writable,
     /// Mounted read-only.
     ReadOnly,
     /// Mounted read-only under an overlay in memory.
@@ -229,6 +291,7 @@ mod tests {
             root: Some(Root::Overlay),
             argv: vec!["sh".into(), "-c".into(), "é\n\"".into()],
             env: vec![("A".into(), "b=c".into())],
+            secrets: vec!["API_KEY".into(), "OTHER".into()],
             secret_env: vec!["API_KEY".into()],
             user: Some("nobody".into()),
             workdir: None,

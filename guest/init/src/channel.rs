@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cachot_control::{STREAM_PORT, StreamHeader};
 use rustix::event::PollFlags;
@@ -12,6 +12,9 @@ use rustix::termios::{LocalModes, SpecialCodeIndex, tcgetattr};
 
 use crate::link::{Interest, Link, Transport};
 use crate::pump::{End, Pump};
+
+/// How long nobody may take a command's stream until it is closed.
+const UNWANTED_WAIT: Duration = Duration::from_secs(10);
 
 /// The workload's output, on its way to the host.
 struct Output {
@@ -81,6 +84,12 @@ impl Channel {
     pub fn stop_taking(&mut self) {
         self.output.source = None;
         self.input = None;
+    }
+
+    /// Whether the host has not taken the connection for long enough to be sure that nobody wants it.
+    pub fn is_unwanted(&self, now: Instant) -> bool {
+        let lost = self.link.lost_since();
+        lost.is_some_and(|since| now >= since + UNWANTED_WAIT)
     }
 
     /// Whether all output has been delivered and its end has been told.

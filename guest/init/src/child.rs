@@ -5,16 +5,16 @@
 //! the working directory and the command are looked up after, with the workload's own rights.
 
 use std::ffi::{CStr, CString};
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cachot_control::Start;
 use rustix::fs::{Gid, Uid, fchown};
 use rustix::io::Errno;
 
 use crate::environment::{DEFAULT_PATH, Environment, home};
+use crate::files::read_text;
 use crate::sys;
 use crate::users::{self, Identity};
 
@@ -80,20 +80,35 @@ pub struct Stdio {
 }
 
 /// Turns this freshly forked process into the workload; returns only if that failed.
-pub fn become_workload(start: &Start, stdio: &Stdio, places: &Places) -> Failure {
-    match prepare(start, stdio, places) {
+pub fn become_workload(
+    start: &Start,
+    stdio: &Stdio,
+    group: Option<&OwnedFd>,
+    places: &Places,
+) -> Failure {
+    match prepare(start, stdio, group, places) {
         Ok(environment) => execute(&start.argv, &environment),
         Err(failure) => failure,
     }
 }
 
-fn prepare(start: &Start, stdio: &Stdio, places: &Places) -> Result<Environment, Failure> {
+fn prepare(
+    start: &Start,
+    stdio: &Stdio,
+    group: Option<&OwnedFd>,
+    places: &Places,
+) -> Result<Environment, Failure> {
     sys::reset_signals();
-    // A missing file is an empty one: numbers need no entry.
-    let passwd = fs::read_to_string(&places.passwd).unwrap_or_default();
-    let group = fs::read_to_string(&places.group).unwrap_or_default();
-    let identity = users::resolve(start.user.as_deref(), &passwd, &group)
-        .map_err(|error| Failure::not_started(format!("cannot take the identity: {error}")))?;
+    // First: whatever follows belongs to the session.
+    group.map_or(Ok(()), join).map_err(|error| {
+        Failure::not_started(format!("cannot join the session's control group: {error}"))
+    })?;
+    let identity = users::resolve(
+        start.user.as_deref(),
+        &database(&places.passwd)?,
+        &database(&places.group)?,
+    )
+    .map_err(|error| Failure::not_started(format!("cannot take the identity: {error}")))?;
     let environment =
         Environment::build(start, &identity, &places.secrets).map_err(Failure::not_started)?;
     take_stdio(stdio, &identity).map_err(|error| {
@@ -105,6 +120,23 @@ fn prepare(start: &Start, stdio: &Stdio, places: &Places) -> Result<Environment,
     })?;
     enter_workdir(start.workdir.as_deref(), &identity)?;
     Ok(environment)
+}
+
+fn join(group: &OwnedFd) -> io::Result<()> {
+    let pid = rustix::process::getpid().as_raw_pid().to_string();
+    rustix::io::write(group, pid.as_bytes())?;
+    Ok(())
+}
+
+/// A user or group database; a missing one is an empty one: numbers need no entry.
+fn database(path: &Path) -> Result<String, Failure> {
+    let text = read_text(path).map_err(|error| {
+        let path = path.display();
+        Failure::not_started(format!(
+            "cannot read {path}: {error}; mend it in the root file system"
+        ))
+    })?;
+    Ok(text.unwrap_or_default())
 }
 
 /// A session of its own, so that its process group can be signalled, with these streams.

@@ -7,6 +7,7 @@ use cachot_control::{CONTROL_PORT, FrameError, MAX_FRAME, ToGuest, ToHost, VERSI
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::link::{Interest, Link, Transport};
 
@@ -37,7 +38,7 @@ impl Control {
     pub fn new(now: Instant) -> Self {
         Self {
             link: Link::new(CONTROL_PORT, now),
-            inbox: Vec::new(),
+            inbox: Vec::with_capacity(READ),
             outbox: Vec::new(),
             goodbye: Goodbye::NotYet,
             alone_since: now,
@@ -68,6 +69,11 @@ impl Control {
         }
     }
 
+    /// Whether the host has been told everything.
+    pub fn is_flushed(&self) -> bool {
+        self.link.fd().is_some() && self.outbox.is_empty()
+    }
+
     /// Since when there has been no connection.
     pub fn alone_since(&self) -> Option<Instant> {
         self.link.fd().is_none().then_some(self.alone_since)
@@ -79,30 +85,24 @@ impl Control {
     }
 
     /// Connects, sends and receives as far as possible without waiting. A new connection begins
-    /// with [`ToHost::Hello`] and then `state`, what the host has to know.
+    /// with [`ToHost::Hello`] and then `state`, all that the host has to know.
     pub fn exchange(
         &mut self,
         transport: &impl Transport,
         now: Instant,
-        state: Option<ToHost>,
+        state: &[ToHost],
     ) -> Vec<ToGuest> {
-        let greeting = || {
-            let state = state.as_ref().map(encode).unwrap_or_default();
-            [encode(&hello()), state].concat()
-        };
-        if self.link.advance(transport, now, greeting) {
+        if self.link.advance(transport, now, || encode(&hello())) {
             self.inbox.clear();
-            self.outbox.clear();
+            self.outbox = state.iter().flat_map(encode).collect();
         }
         let mut received = Vec::new();
         if let Err(error) = self.receive(&mut received).and_then(|()| self.send(now)) {
             self.link.lose(now, error);
+            self.alone_since = now;
             if let Goodbye::Said(_) = self.goodbye {
                 self.goodbye = Goodbye::Wanted;
             }
-        }
-        if self.link.fd().is_some() {
-            self.alone_since = now;
         }
         received
     }
@@ -147,9 +147,10 @@ impl Control {
         let Some(fd) = self.link.fd() else {
             return Ok(());
         };
-        let mut buffer = [0; READ];
+        // A renewal's random bytes come this way.
+        let mut buffer = Zeroizing::new([0; READ]);
         loop {
-            match recv(fd, &mut buffer, RecvFlags::DONTWAIT) {
+            match recv(fd, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
                 Ok((0, _)) if matches!(self.goodbye, Goodbye::Said(_)) => {
                     self.goodbye = Goodbye::Heard;
                     return Ok(());
@@ -178,8 +179,11 @@ fn take_frame(inbox: &mut Vec<u8>) -> Result<Option<ToGuest>, FrameError> {
     }
     let mut rest = inbox.as_slice();
     let message = cachot_control::read_frame(&mut rest)?;
-    let used = inbox.len() - rest.len();
-    inbox.drain(..used);
+    let left = rest.len();
+    let used = inbox.len() - left;
+    inbox.copy_within(used.., 0);
+    inbox[left..].zeroize();
+    inbox.truncate(left);
     Ok(Some(message))
 }
 

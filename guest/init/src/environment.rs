@@ -42,6 +42,11 @@ pub enum EnvironmentError {
          of {MAX_ENTRY} bytes; read {1} instead"
     )]
     SecretTooLong(String, String),
+    /// The secret is declared and not there.
+    #[error(
+        "the secret {0} is not in {1}: check that the guest kernel has virtio_secrets, built in or as a module"
+    )]
+    SecretMissing(String, String),
     /// The secret's file cannot be read.
     #[error("the secret {name} cannot be exported as a variable: {path} cannot be read: {error}")]
     SecretUnreadable {
@@ -71,6 +76,7 @@ impl Environment {
         identity: &Identity,
         secrets: &Path,
     ) -> Result<Self, EnvironmentError> {
+        check_secrets(&start.secrets, secrets)?;
         let mut environment = Self::default();
         environment.set("PATH", DEFAULT_PATH)?;
         environment.set("HOME", home(identity))?;
@@ -138,13 +144,30 @@ pub fn home(identity: &Identity) -> &str {
     home.filter(|home| !home.is_empty()).map_or("/", |h| h)
 }
 
-/// Reads a secret straight into the string that `execve(2)` gets: one copy, never reallocated.
-fn secret_entry(name: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, EnvironmentError> {
-    // Names are a secret's and a file's at once: neither may leave the directory.
+/// A process that needs a secret must not run without it: it would find out late, or not at all.
+fn check_secrets(names: &[String], secrets: &Path) -> Result<(), EnvironmentError> {
+    for name in names {
+        check_name(name)?;
+        if !secrets.join(name).exists() {
+            let place = secrets.display().to_string();
+            return Err(EnvironmentError::SecretMissing(name.clone(), place));
+        }
+    }
+    Ok(())
+}
+
+/// Names are a secret's and a file's at once: neither may leave the directory.
+fn check_name(name: &str) -> Result<(), EnvironmentError> {
     let legal = |b: u8| b == b'_' || b.is_ascii_alphanumeric();
     if name.is_empty() || !name.bytes().all(legal) {
         return Err(EnvironmentError::Name(name.to_owned()));
     }
+    Ok(())
+}
+
+/// Reads a secret straight into the string that `execve(2)` gets: one copy, never reallocated.
+fn secret_entry(name: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, EnvironmentError> {
+    check_name(name)?;
     let shown = path.display().to_string();
     let unreadable = |error| EnvironmentError::SecretUnreadable {
         name: name.to_owned(),
@@ -189,6 +212,7 @@ mod tests {
                 .iter()
                 .map(|&(n, v)| (n.to_owned(), v.to_owned()))
                 .collect(),
+            secrets: Vec::new(),
             secret_env: secret_env.iter().map(|&n| n.to_owned()).collect(),
             user: None,
             workdir: None,
@@ -270,6 +294,31 @@ mod tests {
         assert!(refusal("MISSING").contains("MISSING cannot be exported"));
         assert!(refusal("../NUL").contains("cannot be the name"));
         Environment::build(&start(&["FITS"], &[]), &app(), secrets.path()).expect("it just fits");
+    }
+
+    #[test]
+    fn test_build_secret_that_is_not_there_is_refused_exported_or_not() {
+        let secrets = tempfile::tempdir().expect("a directory");
+        fs::write(secrets.path().join("THERE"), "value").expect("written");
+        let mut start = start(&[], &[]);
+        let build = |start: &Start| Environment::build(start, &app(), secrets.path());
+        start.secrets = vec!["THERE".into()];
+        build(&start).expect("all are there");
+
+        start.secrets.push("MISSING".into());
+        let refusal = build(&start).err().expect("one is not").to_string();
+        start.secrets = vec!["../passwd".into()];
+        let foreign = build(&start).err().expect("it is no secret").to_string();
+
+        assert!(
+            refusal.contains("the secret MISSING is not in"),
+            "{refusal}"
+        );
+        assert!(
+            refusal.contains("the guest kernel has virtio_secrets"),
+            "{refusal}"
+        );
+        assert!(foreign.contains("cannot be the name"), "{foreign}");
     }
 
     #[test]

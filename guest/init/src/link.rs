@@ -18,6 +18,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// Longest pause between two attempts.
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a connection has to last for the host to have wanted it.
+const STEADY: Duration = Duration::from_secs(1);
+
 /// A way to open connections to the host.
 pub trait Transport {
     /// Starts to connect to a host port and returns the non-blocking stream socket; it turns
@@ -47,7 +50,8 @@ impl Transport for Vsock {
 enum State {
     Down(Instant),
     Connecting(OwnedFd),
-    Up(OwnedFd),
+    /// Since when.
+    Up(OwnedFd, Instant),
 }
 
 /// A connection to one host port, opened again whenever it is lost.
@@ -55,6 +59,7 @@ pub struct Link {
     port: u32,
     state: State,
     pause: Duration,
+    lost_at: Instant,
     error: Option<io::Error>,
 }
 
@@ -65,6 +70,7 @@ impl Link {
             port,
             state: State::Down(now),
             pause: FIRST_PAUSE,
+            lost_at: now,
             error: None,
         }
     }
@@ -72,9 +78,14 @@ impl Link {
     /// The connection, while there is one.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.state {
-            State::Up(fd) => Some(fd.as_fd()),
+            State::Up(fd, _) => Some(fd.as_fd()),
             State::Down(_) | State::Connecting(_) => None,
         }
+    }
+
+    /// Since when there has been no connection, or only such as the host closed at once.
+    pub fn lost_since(&self) -> Option<Instant> {
+        self.fd().is_none().then_some(self.lost_at)
     }
 
     /// Why the latest attempt or connection failed.
@@ -113,8 +124,7 @@ impl Link {
         }
         let down = State::Down(now);
         if let State::Connecting(fd) = std::mem::replace(&mut self.state, down) {
-            self.state = State::Up(fd);
-            self.pause = FIRST_PAUSE;
+            self.state = State::Up(fd, now);
         }
         true
     }
@@ -122,6 +132,12 @@ impl Link {
     /// Gives the connection up and plans the next attempt.
     pub fn lose(&mut self, now: Instant, error: impl Into<io::Error>) {
         self.error = Some(error.into());
+        if let State::Up(_, since) = self.state
+            && now >= since + STEADY
+        {
+            self.lost_at = now;
+            self.pause = FIRST_PAUSE;
+        }
         self.state = State::Down(now + self.pause);
         self.pause = LAST_PAUSE.min(self.pause * 2);
     }
@@ -131,7 +147,7 @@ impl Link {
         match &self.state {
             State::Down(again) => interest.at(*again),
             State::Connecting(fd) => interest.fd(fd.as_fd(), PollFlags::OUT),
-            State::Up(_) => {}
+            State::Up(..) => {}
         }
     }
 }
@@ -187,5 +203,50 @@ impl<'a> Interest<'a> {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// A host that accepts, and drops, every connection.
+    struct Fickle;
+
+    impl Transport for Fickle {
+        fn connect(&self, _port: u32) -> io::Result<OwnedFd> {
+            let (ours, theirs) = UnixStream::pair()?;
+            // Kept open, so that the greeting can be sent.
+            std::mem::forget(theirs);
+            Ok(ours.into())
+        }
+    }
+
+    fn connect(link: &mut Link, now: Instant) {
+        assert!(link.advance(&Fickle, now, Vec::new), "it connects");
+    }
+
+    #[test]
+    fn test_lost_since_connections_that_are_closed_at_once_do_not_count() {
+        let begun = Instant::now();
+        let mut link = Link::new(1, begun);
+        let mut now = begun;
+        for _ in 0..100 {
+            now += LAST_PAUSE;
+            connect(&mut link, now);
+            link.lose(now, io::ErrorKind::ConnectionReset);
+        }
+        assert_eq!(link.lost_since(), Some(begun));
+        assert_eq!(link.pause, LAST_PAUSE);
+
+        connect(&mut link, now + LAST_PAUSE);
+        assert_eq!(link.lost_since(), None);
+        now += LAST_PAUSE + STEADY;
+        link.lose(now, io::ErrorKind::ConnectionReset);
+
+        assert_eq!(link.lost_since(), Some(now));
+        assert!(matches!(link.state, State::Down(again) if again == now + FIRST_PAUSE));
     }
 }

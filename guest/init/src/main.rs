@@ -1,10 +1,13 @@
 //! The program that the kernel starts as PID 1; see the library for how it works.
 
 use anyhow::{Context, anyhow, ensure};
+use cachot_init::cgroup::Cgroups;
 use cachot_init::child::Places;
+use cachot_init::kernel::Linux;
 use cachot_init::link::Vsock;
 use cachot_init::supervisor::{Supervisor, Surroundings};
-use cachot_init::{modules, mounts, power, root, sys};
+use cachot_init::{modules, mounts, power, renew, root, sys};
+use std::path::Path;
 
 /// What the guest calls itself.
 const HOSTNAME: &str = "cachot";
@@ -42,6 +45,10 @@ fn serve() -> anyhow::Result<()> {
         change_root: root::change,
         places: Places::default(),
         buttons: power::buttons(),
+        cgroups: Cgroups::open(Path::new(mounts::CGROUPS))
+            .context("cannot create the control group of the sessions")?,
+        renewed: renew::Places::default(),
+        kernel: Box::new(Linux),
     })?;
     supervisor.run()?;
     Ok(())

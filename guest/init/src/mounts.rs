@@ -13,6 +13,9 @@ use rustix::mount::{MountFlags, mount};
 /// Mount points that move into another root, with everything that is mounted below them.
 pub const CARRIED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 
+/// Where the hierarchy of control groups is mounted, version 2.
+pub const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// The file system that serves secrets, as the driver registers it.
 const SECRETSFS: &str = "secretsfs";
 
@@ -76,7 +79,7 @@ const MOUNTS: [Mount; 8] = [
         options: c"mode=1777",
     },
     Mount {
-        at: "/sys/fs/cgroup",
+        at: CGROUPS,
         kind: "cgroup2",
         flags: STRICT,
         options: c"",
@@ -155,7 +158,16 @@ pub fn kernel_has(file_system: &str) -> bool {
 
 /// Creates a directory with the usual mode, unless it is there.
 pub fn make_directory(path: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o755).create(path) {
+    make(path, 0o755)
+}
+
+/// Creates a directory that only root can enter, unless it is there.
+pub fn make_private_directory(path: &Path) -> io::Result<()> {
+    make(path, 0o700)
+}
+
+fn make(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result,
     }

@@ -3,9 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
 use rustix::system::{RebootCommand, reboot};
+
+use crate::root;
 
 /// Size of `struct input_event` on x86-64, in bytes: time (16), type (2), code (2), value (4).
 const EVENT: usize = 24;
@@ -15,6 +19,10 @@ const KEYS: u16 = 1;
 
 /// Code of the power button (`KEY_POWER`).
 const POWER: u16 = 116;
+
+/// How long processes may take to die of SIGKILL, and how often to look.
+const DEATH_WAIT: Duration = Duration::from_secs(2);
+const DEATH_PAUSE: Duration = Duration::from_millis(2);
 
 /// Opens every input device; a kernel without any has no power button.
 pub fn buttons() -> Vec<File> {
@@ -60,11 +68,27 @@ fn is_power(event: &[u8]) -> bool {
 pub fn off() -> ! {
     // From PID 1 this reaches every other process; that there is none is no error.
     kill_process_group(Pid::INIT, Signal::KILL).ok();
+    await_silence();
     rustix::fs::sync();
+    if let Err(message) = root::leave() {
+        eprintln!("cachot-init: {message}");
+    }
     loop {
         // It returns only if the kernel cannot; then nothing is left to do but to wait.
         reboot(RebootCommand::PowerOff).ok();
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Reaps until there is no other process: one that is dying may still have files open for writing.
+fn await_silence() {
+    let deadline = Instant::now() + DEATH_WAIT;
+    while Instant::now() < deadline {
+        match wait(WaitOptions::NOHANG) {
+            Err(Errno::CHILD) => return,
+            Ok(None) => std::thread::sleep(DEATH_PAUSE),
+            Ok(Some(_)) | Err(_) => {}
+        }
     }
 }
 

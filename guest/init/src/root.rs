@@ -10,8 +10,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cachot_control::Root;
+use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 
 use crate::mounts::{CARRIED, kernel_has, make_directory};
 
@@ -20,6 +21,9 @@ const DISK: &str = "/dev/vda";
 
 /// The only file system that is tried: guessing would run more parsers on the image.
 const KIND: &str = "ext4";
+
+/// What `statfs` says of it (`EXT4_SUPER_MAGIC`, linux/magic.h).
+const EXT4: i64 = 0xef53;
 
 /// Where the new root is put together.
 const NEW_ROOT: &str = "/newroot";
@@ -44,9 +48,10 @@ const DISK_PAUSE: Duration = Duration::from_millis(5);
 pub fn change(root: Root) -> Result<(), String> {
     wait_for_disk()?;
     match root {
-        Root::ReadOnly => mount_disk(NEW_ROOT)?,
+        Root::Writable => mount_disk(NEW_ROOT, MountFlags::empty())?,
+        Root::ReadOnly => mount_disk(NEW_ROOT, MountFlags::RDONLY)?,
         Root::Overlay => {
-            mount_disk(LOWER)?;
+            mount_disk(LOWER, MountFlags::RDONLY)?;
             mount_overlay()?;
         }
     }
@@ -54,6 +59,28 @@ pub fn change(root: Root) -> Result<(), String> {
         carry(point, root)?;
     }
     enter().map_err(|error| format!("cannot change into the root file system: {error}"))
+}
+
+/// Writes the root file system out and closes it, so that its image is consistent, where it was mounted for
+/// writing. Nothing may have a file of it open for writing.
+///
+/// # Errors
+/// A message that says why its journal will have to be replayed.
+pub fn leave() -> Result<(), String> {
+    let failed = |error: Errno| {
+        let error = io::Error::from(error);
+        format!("cannot close the root file system, whose journal has to be replayed: {error}")
+    };
+    // An overlay, the initramfs and a read-only root have nothing to close.
+    let is_disk = rustix::fs::statfs("/").map_err(failed)?.f_type == EXT4;
+    let is_writable = !rustix::fs::statvfs("/")
+        .map_err(failed)?
+        .f_flag
+        .contains(StatVfsMountFlags::RDONLY);
+    if is_disk && is_writable {
+        mount_remount("/", MountFlags::RDONLY | MountFlags::NODEV, c"").map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn wait_for_disk() -> Result<(), String> {
@@ -70,10 +97,10 @@ fn wait_for_disk() -> Result<(), String> {
     Ok(())
 }
 
-fn mount_disk(at: &str) -> Result<(), String> {
+fn mount_disk(at: &str, access: MountFlags) -> Result<(), String> {
     make_directory(Path::new(at)).map_err(|error| format!("cannot create {at}: {error}"))?;
-    let flags = MountFlags::RDONLY | MountFlags::NODEV;
-    mount(DISK, at, KIND, flags, c"").map_err(|error| disk_error(error, kernel_has(KIND)))
+    mount(DISK, at, KIND, access | MountFlags::NODEV, c"")
+        .map_err(|error| disk_error(error, kernel_has(KIND)))
 }
 
 /// Says what is wrong with the image, from what `mount` reports.
@@ -87,7 +114,8 @@ fn disk_error(error: Errno, kernel_has_kind: bool) -> String {
             "it is damaged; repair it with e2fsck -f".to_owned()
         }
         Errno::ROFS => {
-            "its journal has to be replayed, and the disk is read-only; run e2fsck -f on the image"
+            "the disk is read-only, and it is to be written to, or its journal has to be replayed; attach it \
+             for writing, or run e2fsck -f on the image"
                 .to_owned()
         }
         error => io::Error::from(error).to_string(),

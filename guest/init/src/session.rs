@@ -1,4 +1,4 @@
-//! The workload: starts it, relays its streams, and says how it ended.
+//! A session: starts its process, relays its streams, and says how it ended.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +25,10 @@ const SILENCE: Duration = Duration::from_millis(100);
 /// How long, at most, output is taken from descendants once the workload has ended.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// The workload's one session.
+/// Longest message of a failure, in bytes: it may quote the keeper's words, of any length.
+const MAX_MESSAGE: usize = 4096;
+
+/// One process that the keeper has asked for.
 pub struct Session {
     id: u32,
     leader: Option<Pid>,
@@ -39,11 +42,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// Forks the process that becomes the workload.
+    /// Forks the process that becomes the session's, in the control group that `group` takes members for.
     ///
     /// # Errors
     /// What kept it from being forked; later failures are in [`Session::report`].
-    pub fn start(start: &Start, places: &Places, now: Instant) -> Result<Self, Failure> {
+    pub fn start(
+        start: &Start,
+        group: Option<&OwnedFd>,
+        places: &Places,
+        now: Instant,
+    ) -> Result<Self, Failure> {
         let failed = |what: &str| {
             let what = what.to_owned();
             move |error: io::Error| Failure::not_started(format!("cannot {what}: {error}"))
@@ -68,7 +76,7 @@ impl Session {
         let leader = match unsafe { sys::fork() }.map_err(failed("start a process"))? {
             Some(leader) => leader,
             None => {
-                let Failure { code, message } = become_workload(start, &ends.child, places);
+                let Failure { code, message } = become_workload(start, &ends.child, group, places);
                 let report_bytes = [&[code], message.as_bytes()].concat();
                 // PID 1 reads until the end; if it does not, nobody is there to be told.
                 rustix::io::write(&report, &report_bytes).ok();
@@ -88,7 +96,8 @@ impl Session {
 
     /// A session that could not be started.
     pub fn failed(id: u32, failure: Failure) -> Self {
-        let Failure { code, message } = failure;
+        let Failure { code, mut message } = failure;
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
         Self {
             id,
             leader: None,
@@ -137,14 +146,24 @@ impl Session {
         if let Some((code, at)) = self.ended {
             self.stop_lingering(at, now);
             if self.channels.iter().all(Channel::is_finished) {
-                self.finish(ToHost::Exited {
+                self.finish(Some(ToHost::Exited {
                     session: self.id,
                     code,
-                });
+                }));
                 news.extend(self.outcome.clone());
             }
         }
         news
+    }
+
+    /// Closes streams that nobody has taken for a while, and with the first the terminal; see
+    /// [`sessions`](crate::sessions).
+    pub fn close_unwanted(&mut self, now: Instant) {
+        let before = self.channels.len();
+        self.channels.retain(|channel| !channel.is_unwanted(now));
+        if self.channels.len() < before {
+            self.terminal = None;
+        }
     }
 
     /// What wakes it.
@@ -208,18 +227,16 @@ impl Session {
         match self.status.take()?.1.split_first() {
             None => Some(ToHost::Started { session }),
             Some((&code, message)) => {
-                self.finish(ToHost::Failed {
-                    session,
-                    code,
-                    message: String::from_utf8_lossy(message).into_owned(),
-                });
+                let message = String::from_utf8_lossy(message).into_owned();
+                let failed = Self::failed(session, Failure { code, message });
+                self.finish(failed.outcome);
                 self.outcome.clone()
             }
         }
     }
 
-    fn finish(&mut self, outcome: ToHost) {
-        self.outcome = Some(outcome);
+    fn finish(&mut self, outcome: Option<ToHost>) {
+        self.outcome = outcome;
         self.channels.clear();
         self.terminal = None;
     }

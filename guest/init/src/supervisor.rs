@@ -1,28 +1,36 @@
-//! The event loop of PID 1: the control connection, one session, signals and the power button.
+//! The event loop of PID 1: the control connection, sessions, signals and the power button.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use cachot_control::{Root, Start, ToGuest};
+use cachot_control::{Renewal, Root, Start, ToGuest, ToHost};
 use rustix::event::PollFlags;
 use rustix::process::{Signal, WaitOptions, wait};
 
+use crate::cgroup::Cgroups;
 use crate::child::{Failure, Places};
 use crate::control::Control;
+use crate::freezer::Freezer;
+use crate::kernel::Kernel;
 use crate::link::{Interest, Transport};
 use crate::power;
+use crate::renew::{self, Renewing};
 use crate::session::Session;
+use crate::sessions::Sessions;
 use crate::sys;
 
 /// How long the host may be out of reach before there is a workload.
 const HOST_WAIT: Duration = Duration::from_secs(10);
 
-/// How long the workload has, after SIGTERM, until it gets SIGKILL.
+/// How long commands beside the workload run on without a keeper, who alone could take up their streams.
+const KEEPER_WAIT: Duration = Duration::from_secs(30);
+
+/// How long the sessions have, after SIGTERM, until they get SIGKILL.
 const TERM_WAIT: Duration = Duration::from_secs(5);
 
-/// How long the rest of its output has, after SIGKILL, to reach the host.
+/// How long the rest of the output has, after SIGKILL, to reach the host.
 const KILL_WAIT: Duration = Duration::from_secs(1);
 
 /// Why the event loop ended before its time.
@@ -61,6 +69,12 @@ pub struct Surroundings<T> {
     pub places: Places,
     /// Devices that may report the power button.
     pub buttons: Vec<File>,
+    /// Control groups of the sessions, where the kernel has any.
+    pub cgroups: Option<Cgroups>,
+    /// What is renewed in a copy of the guest.
+    pub renewed: renew::Places,
+    /// The kernel below.
+    pub kernel: Box<dyn Kernel>,
 }
 
 /// The state of the event loop.
@@ -68,7 +82,9 @@ pub struct Supervisor<T> {
     surroundings: Surroundings<T>,
     signals: OwnedFd,
     control: Control,
-    session: Option<Session>,
+    sessions: Sessions,
+    freezer: Freezer,
+    renewing: Option<Renewing>,
     stopping: Option<Stopping>,
 }
 
@@ -89,7 +105,9 @@ impl<T: Transport> Supervisor<T> {
             surroundings,
             signals,
             control: Control::new(Instant::now()),
-            session: None,
+            sessions: Sessions::default(),
+            freezer: Freezer::default(),
+            renewing: None,
             stopping: None,
         })
     }
@@ -124,8 +142,9 @@ impl<T: Transport> Supervisor<T> {
         // Signals of the same number merge, so each wake-up reaps all there is; no child at all
         // is an error that means nothing.
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if let Some(session) = &mut self.session {
-                session.reaped(pid, status, now);
+            self.sessions.reaped(pid, status, now);
+            if let Some(renewing) = &mut self.renewing {
+                renewing.reaped(pid, status);
             }
         }
         Ok(())
@@ -133,73 +152,172 @@ impl<T: Transport> Supervisor<T> {
 
     fn talk(&mut self, now: Instant) {
         self.exchange(now);
-        if let Some(session) = &mut self.session {
-            for news in session.run(&self.surroundings.transport, now) {
-                self.control.tell(&news);
-            }
-            if session.is_over() {
-                self.control.say_goodbye();
-            }
+        for news in self.sessions.run(&self.surroundings.transport, now) {
+            self.control.tell(&news);
         }
+        if self.sessions.workload().is_some_and(Session::is_over) {
+            self.control.say_goodbye();
+        }
+        let frozen = self
+            .freezer
+            .advance(self.surroundings.cgroups.as_ref(), now);
+        self.answer(frozen);
+        self.keep_renewing(now);
         self.keep_stopping(now);
         // What was just queued goes out before the loop waits.
         self.exchange(now);
+        if self.control.is_flushed() && self.sessions.forget_ended() {
+            self.tidy();
+        }
+        let alone = self.control.alone_since();
+        if alone.is_some_and(|since| now >= since + KEEPER_WAIT) {
+            self.dismiss_commands();
+        }
     }
 
     fn exchange(&mut self, now: Instant) {
         let transport = &self.surroundings.transport;
-        let state = self.session.as_ref().and_then(Session::report);
-        for message in self.control.exchange(transport, now, state) {
+        let state = self.sessions.reports();
+        for message in self.control.exchange(transport, now, &state) {
             self.obey(message, now);
         }
     }
 
     fn obey(&mut self, message: ToGuest, now: Instant) {
-        match (message, &self.session) {
-            (ToGuest::Start(start), None) => self.start(&start, now),
-            (ToGuest::Start(start), Some(_)) => {
-                let failure = Failure::not_started("this guest already has its workload");
-                if let Some(refusal) = Session::failed(start.session, failure).report() {
-                    self.control.tell(&refusal);
-                }
-            }
-            (
-                ToGuest::Signal {
-                    session: id,
-                    signal,
-                },
-                Some(session),
-            ) if id == session.id() => {
-                if let Some(signal) = Signal::from_named_raw(signal) {
+        match message {
+            ToGuest::Start(start) => self.start(&start, now),
+            // The session may just have ended; its keeper will learn that, or has.
+            ToGuest::Signal { session, signal } => {
+                let signal = Signal::from_named_raw(signal);
+                if let (Some(session), Some(signal)) = (self.sessions.find(session), signal) {
                     session.signal(signal);
                 }
             }
-            (ToGuest::WindowSize { session: id, size }, Some(session)) if id == session.id() => {
-                session.resize(size);
+            ToGuest::WindowSize { session, size } => {
+                if let Some(session) = self.sessions.find(session) {
+                    session.resize(size);
+                }
             }
-            // The session may just have ended; its keeper will learn that.
-            (ToGuest::Signal { .. } | ToGuest::WindowSize { .. }, _) => {}
+            ToGuest::Freeze => {
+                let cgroups = self.surroundings.cgroups.as_ref();
+                let answer = self.freezer.freeze(cgroups, now);
+                self.answer(answer);
+            }
+            ToGuest::Thaw => {
+                if let Err(message) = self.thaw() {
+                    // The keeper does not wait for an answer, and the console is somewhere to look.
+                    eprintln!("cachot-init: {message}");
+                }
+            }
+            ToGuest::Renew(renewal) => self.renew(renewal, now),
+        }
+    }
+
+    fn answer(&mut self, answer: Option<ToHost>) {
+        if let Some(answer) = answer {
+            self.control.tell(&answer);
         }
     }
 
     fn start(&mut self, start: &Start, now: Instant) {
-        let root = start.root.map_or(Ok(()), self.surroundings.change_root);
-        let session = root
-            .map_err(Failure::not_started)
-            .and_then(|()| Session::start(start, &self.surroundings.places, now));
-        let session = session.unwrap_or_else(|failure| Session::failed(start.session, failure));
-        if let (true, Some(report)) = (session.is_over(), session.report()) {
-            self.control.tell(&report);
+        if let Err(failure) = self.check(start) {
+            // Not kept: the number may be that of a session that goes on.
+            let refusal = Session::failed(start.session, failure).report();
+            return self.answer(refusal);
         }
-        self.session = Some(session);
+        let session = self
+            .launch(start, now)
+            .unwrap_or_else(|failure| Session::failed(start.session, failure));
+        if session.is_over() {
+            self.answer(session.report());
+        }
+        self.sessions.add(session);
+    }
+
+    fn check(&self, start: &Start) -> Result<(), Failure> {
+        if self.stopping.is_some() {
+            return Err(Failure::not_started("the guest is shutting down"));
+        }
+        self.sessions.check(start.session)?;
+        if self.sessions.workload().is_some() && start.root.is_some() {
+            return Err(Failure::not_started(
+                "the guest has its root file system already; a further command takes no other",
+            ));
+        }
+        Ok(())
+    }
+
+    fn launch(&self, start: &Start, now: Instant) -> Result<Session, Failure> {
+        let root = start.root.map_or(Ok(()), self.surroundings.change_root);
+        root.map_err(Failure::not_started)?;
+        let cgroups = self.surroundings.cgroups.as_ref();
+        let group = cgroups.map(|cgroups| cgroups.admit(start.session));
+        let group = group.transpose().map_err(|error| {
+            Failure::not_started(format!("cannot create a control group: {error}"))
+        })?;
+        Session::start(start, group.as_ref(), &self.surroundings.places, now)
+    }
+
+    fn thaw(&mut self) -> Result<(), String> {
+        let answer = self.freezer.thaw(self.surroundings.cgroups.as_ref())?;
+        self.answer(answer);
+        Ok(())
+    }
+
+    fn renew(&mut self, renewal: Renewal, now: Instant) {
+        let Surroundings {
+            renewed, kernel, ..
+        } = &self.surroundings;
+        // An earlier one was for a keeper that is not here any more.
+        self.renewing = None;
+        self.renewing = Some(Renewing::begin(renewal, renewed, kernel.as_ref(), now));
+    }
+
+    fn keep_renewing(&mut self, now: Instant) {
+        let Surroundings {
+            renewed, kernel, ..
+        } = &self.surroundings;
+        let renewing = self.renewing.as_mut();
+        let done = renewing.and_then(|renewing| renewing.advance(renewed, kernel.as_ref(), now));
+        let Some(mut failures) = done else {
+            return;
+        };
+        self.renewing = None;
+        self.dismiss_commands();
+        if failures.is_empty() {
+            failures.extend(self.thaw().err());
+        }
+        let workload = self.sessions.workload().is_some();
+        self.control.tell(&ToHost::Renewed { failures, workload });
+    }
+
+    /// Kills and forgets all sessions but the workload's.
+    fn dismiss_commands(&mut self) {
+        let commands = self.sessions.take_commands();
+        for command in &commands {
+            command.signal(Signal::KILL);
+            if let Some(cgroups) = &self.surroundings.cgroups {
+                // Of an older kernel, only what is in other process groups lives on, without its streams.
+                cgroups.kill(command.id()).ok();
+            }
+        }
+        if !commands.is_empty() {
+            self.tidy();
+        }
+    }
+
+    fn tidy(&self) {
+        if let Some(cgroups) = &self.surroundings.cgroups {
+            cgroups.tidy(|session| self.sessions.find(session).is_some());
+        }
     }
 
     /// Begins an orderly shutdown.
     fn stop(&mut self, now: Instant) {
         if self.stopping.is_none() {
-            if let Some(session) = &self.session {
-                session.signal(Signal::TERM);
-            }
+            self.sessions.signal(Signal::TERM);
+            // What is frozen cannot end by itself. SIGKILL gets through in any case.
+            self.thaw().ok();
             self.stopping = Some(Stopping {
                 kill_at: now + TERM_WAIT,
                 killed: false,
@@ -208,25 +326,24 @@ impl<T: Transport> Supervisor<T> {
     }
 
     fn keep_stopping(&mut self, now: Instant) {
-        if let (Some(stopping), Some(session)) = (&mut self.stopping, &self.session)
+        if let Some(stopping) = &mut self.stopping
             && !stopping.killed
             && now >= stopping.kill_at
         {
-            session.signal(Signal::KILL);
+            self.sessions.signal(Signal::KILL);
             stopping.killed = true;
         }
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        let stopped = self
-            .stopping
-            .as_ref()
-            .is_some_and(|stopping| self.session.is_none() || now >= stopping.kill_at + KILL_WAIT);
+        let stopped = self.stopping.as_ref().is_some_and(|stopping| {
+            self.sessions.workload().is_none() || now >= stopping.kill_at + KILL_WAIT
+        });
         stopped || self.control.is_over(now)
     }
 
     fn expect_host(&mut self, now: Instant) -> Result<(), SupervisorError> {
-        if self.session.is_some() {
+        if self.sessions.workload().is_some() {
             // A workload runs on without its keeper.
             return Ok(());
         }
@@ -247,8 +364,10 @@ impl<T: Transport> Supervisor<T> {
             interest.fd(button.as_fd(), PollFlags::IN);
         }
         self.control.interest(&mut interest);
-        if let Some(session) = &self.session {
-            session.interest(&mut interest);
+        self.sessions.interest(&mut interest);
+        self.freezer.interest(&mut interest);
+        if let Some(renewing) = &self.renewing {
+            renewing.interest(&mut interest);
         }
         if let Some(stopping) = &self.stopping {
             let wait = if stopping.killed {

@@ -7,9 +7,19 @@ use std::ptr;
 
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 use rustix::process::Pid;
+use zeroize::Zeroize;
 
 /// Highest signal number of Linux on x86-64.
 const LAST_SIGNAL: c_int = 64;
+
+/// Adds to the kernel's random pool and credits it (linux/random.h, `_IOW('R', 3, int [2])`).
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+
+/// Seeds the kernel's generator anew from its pool (linux/random.h, `_IO('R', 7)`).
+const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+
+/// Largest seed for [`add_entropy`], in bytes: two of the generator's own size.
+const MAX_SEED: usize = 64;
 
 /// Size of `struct signalfd_siginfo`, in bytes; its first field is the signal's number, a `u32`.
 const SIGINFO_SIZE: usize = 128;
@@ -150,6 +160,49 @@ pub fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
+/// `struct rand_pool_info` (linux/random.h) with the largest seed.
+#[repr(C)]
+struct PoolInfo {
+    entropy_bits: c_int,
+    length: c_int,
+    seed: [u8; MAX_SEED],
+}
+
+impl Drop for PoolInfo {
+    fn drop(&mut self) {
+        self.seed.zeroize();
+    }
+}
+
+/// Credits all bits of `seed` to the kernel's random pool and seeds its generator from it.
+///
+/// # Errors
+/// What `/dev/random` reports, and [`io::ErrorKind::InvalidInput`] for more than 64 bytes.
+pub fn add_entropy(seed: &[u8]) -> io::Result<()> {
+    let mut info = PoolInfo {
+        entropy_bits: 0,
+        length: 0,
+        seed: [0; MAX_SEED],
+    };
+    let room = info.seed.get_mut(..seed.len());
+    room.ok_or(io::ErrorKind::InvalidInput)?
+        .copy_from_slice(seed);
+    info.length = c_int::try_from(seed.len()).expect("it is at most 64");
+    info.entropy_bits = info.length * 8;
+    let device = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/random")?;
+    // SAFETY: RNDADDENTROPY reads one rand_pool_info, whose length is that of the seed in it.
+    if unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const info) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: RNDRESEEDCRNG takes no argument.
+    if unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// An address of the `AF_VSOCK` family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VsockAddress {
@@ -194,6 +247,12 @@ mod tests {
         assert_eq!(bytes[..4], [40, 0, 0, 0]);
         assert_eq!(bytes[4..8], 1024_u32.to_ne_bytes());
         assert_eq!(bytes[8..12], 2_u32.to_ne_bytes());
+    }
+
+    #[test]
+    fn test_add_entropy_longer_than_the_limit_is_refused() {
+        let error = add_entropy(&[1; MAX_SEED + 1]).expect_err("it is too long");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

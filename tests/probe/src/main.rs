@@ -2,13 +2,16 @@
 //! byte, all the ways to read them, and a search through the memory of a process.
 
 mod device;
+mod hold;
 mod pattern;
 mod process;
 mod read;
+mod scan;
 mod watch;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -50,9 +53,22 @@ enum Command {
     },
     /// Print the mappings of process PID that hold the content of the file NEEDLE
     ScanProcess { pid: u32, needle: PathBuf },
+    /// Keep copies of a secret in all kinds of places, and see later what became of them
+    Hold(hold::Options),
+    /// Sleep; what `hold` starts with the secret in its environment
+    #[command(name = hold::environment::COMMAND, hide = true)]
+    HoldEnvironment,
+    /// Print where files, and files in folders, have residue of the content of NEEDLE, in any encoding; exit code 1
+    /// if there is some, 2 after an error
+    Scan {
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        #[arg(long = "needle", required = true)]
+        needles: Vec<PathBuf>,
+    },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Command::Pattern { seed, len } => {
             io::stdout().write_all(&pattern::bytes(seed, len))?;
@@ -91,6 +107,18 @@ fn main() -> anyhow::Result<()> {
             }
             println!("scanned {} bytes, {} hits", scan.bytes, scan.hits.len());
         }
+        Command::Hold(options) => hold::hold(&options)?,
+        Command::HoldEnvironment => hold::environment::sleep()?,
+        Command::Scan { paths, needles } => {
+            return Ok(match scan::scan(&paths, &needles, &mut io::stdout()) {
+                Ok(0) => ExitCode::SUCCESS,
+                Ok(_) => ExitCode::FAILURE,
+                Err(error) => {
+                    eprintln!("Error: {error:?}");
+                    ExitCode::from(2)
+                }
+            });
+        }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
 /// Folder of the guest's files, if not one that is known from this program's own place.
 pub const GUEST_VARIABLE: &str = "CACHOT_GUEST";
@@ -95,6 +96,14 @@ pub enum GuestFileError {
         /// The file.
         path: PathBuf,
     },
+    /// Another VM writes to it, or has it open while this one wants to write.
+    #[error("the {} {path:?} is in use by another VM: stop that one, or use a copy of the file", .role.option())]
+    InUse {
+        /// What the file is for.
+        role: Role,
+        /// The file.
+        path: PathBuf,
+    },
     /// Some other kind of file, or an empty one.
     #[error("the {} {path:?} is {}: name another file (--{0})", .role.option(), .role.expected())]
     WrongKind {
@@ -167,11 +176,24 @@ pub fn open_or_default(
     }
 }
 
-/// Opens a file and makes sure that it can be what it is meant for.
+/// Opens a file and makes sure that it can be what it is meant for. Nobody opens it with [`open_writable`] as long
+/// as it is open.
 ///
 /// # Errors
 /// See [`GuestFileError`].
 pub fn open(role: Role, path: &Path) -> Result<GuestFile, GuestFileError> {
+    open_as(role, path, FlockOperation::NonBlockingLockShared)
+}
+
+/// The same for a file that a guest may write to: nobody else has it open meanwhile.
+///
+/// # Errors
+/// See [`GuestFileError`].
+pub fn open_writable(role: Role, path: &Path) -> Result<GuestFile, GuestFileError> {
+    open_as(role, path, FlockOperation::NonBlockingLockExclusive)
+}
+
+fn open_as(role: Role, path: &Path, lock: FlockOperation) -> Result<GuestFile, GuestFileError> {
     let unreadable = |source| GuestFileError::Unreadable {
         role,
         path: path.to_owned(),
@@ -181,6 +203,7 @@ pub fn open(role: Role, path: &Path) -> Result<GuestFile, GuestFileError> {
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options()
         .read(true)
+        .write(lock == FlockOperation::NonBlockingLockExclusive)
         .custom_flags(nonblocking)
         .open(path)
         .map_err(unreadable)?;
@@ -190,6 +213,15 @@ pub fn open(role: Role, path: &Path) -> Result<GuestFile, GuestFileError> {
             role,
             path: path.to_owned(),
         });
+    }
+    match flock(&file, lock) {
+        Err(Errno::WOULDBLOCK) => {
+            return Err(GuestFileError::InUse {
+                role,
+                path: path.to_owned(),
+            });
+        }
+        other => other.map_err(|errno| unreadable(errno.into()))?,
     }
     if !role.is_one(&file).map_err(unreadable)? {
         return Err(GuestFileError::WrongKind {

@@ -4,8 +4,9 @@ use std::io;
 use std::process::ExitCode;
 
 use cachot::args::{Cli, Command, SecretCommand, usage_line};
+use cachot::images::{self, ImagesError};
 use cachot::run::{self, OWN_FAILURE};
-use cachot::{doctor, secret_check};
+use cachot::{doctor, restore, secret_check, vms};
 use clap::Parser;
 
 /// Longest line of an error, in characters.
@@ -31,15 +32,19 @@ fn main() -> ExitCode {
         // Whoever read our output has had enough: end as SIGPIPE would have ended us.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(128 + 13),
         Err(error) => {
-            let code = error
-                .downcast_ref::<run::RunError>()
-                .map_or(OWN_FAILURE, run::RunError::exit_code);
+            let code = exit_code(&error);
             for line in format!("{error:#}").lines() {
                 eprintln!("cachot: {}", printable(line));
             }
             ExitCode::from(code)
         }
     }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let of_run = error.downcast_ref().map(run::RunError::exit_code);
+    let of_images = || error.downcast_ref().map(ImagesError::exit_code);
+    of_run.or_else(of_images).unwrap_or(OWN_FAILURE)
 }
 
 /// A line that may quote what a guest wrote: without control characters, and not without end.
@@ -61,12 +66,25 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn execute(cli: &Cli) -> anyhow::Result<u8> {
     // Before anything else: from here on this process may hold values.
     cachot_secrets::harden_process()?;
+    let output = &mut io::stdout().lock();
     let success = match &cli.command {
         Command::Run(args) => return Ok(run::run(args)?),
-        Command::Secret(SecretCommand::Check(args)) => {
-            secret_check::check(args, &mut io::stdout().lock())?
-        }
-        Command::Doctor(args) => doctor::doctor(args, &mut io::stdout().lock())?,
+        Command::Exec(args) => return Ok(vms::exec::exec(args)?),
+        Command::Restore(args) => return Ok(restore::restore(args)?),
+        Command::Fork(args) => restore::fork::fork(args, output)?,
+        Command::Ps(args) => vms::ps::ps(args, output).map(|()| true)?,
+        Command::Logs(args) => vms::logs::logs(args, output).map(|()| true)?,
+        Command::Stop(args) => vms::stop(args, output)?,
+        Command::Rm(args) => vms::rm(args, output)?,
+        Command::Pause(args) => vms::pause(args).map(|()| true)?,
+        Command::Resume(args) => vms::resume(args).map(|()| true)?,
+        Command::Secret(SecretCommand::Check(args)) => secret_check::check(args, output)?,
+        Command::Snapshot(command) => match images::run(command, output) {
+            // Told from a failure of the command itself when its reader is gone.
+            Err(ImagesError::Output(error)) => return Err(error.into()),
+            other => other?,
+        },
+        Command::Doctor(args) => doctor::doctor(args, output)?,
     };
     Ok(if success { 0 } else { 1 })
 }

@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn test_start_child_has_socket_folder_and_nothing_else() {
         let root = tempfile::tempdir().expect("a folder");
-        let state = StateDir::create(root.path()).expect("created");
+        let state = StateDir::create(root.path(), None).expect("created");
         // A descriptor that is not closed at exec, as a careless parent could have left one.
         let null = File::open("/dev/null").expect("open");
         let leaked = rustix::io::fcntl_dupfd_cloexec(&null, 200).expect("a copy");
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn test_end_stubborn_monitor_is_killed() {
         let root = tempfile::tempdir().expect("a folder");
-        let state = StateDir::create(root.path()).expect("created");
+        let state = StateDir::create(root.path(), None).expect("created");
         let program = script(root.path(), "#!/bin/sh\nexec sleep 100\n");
         let mut monitor = MonitorProcess::start(&program, &state).expect("started");
         let ending = monitor.end(Duration::from_millis(20)).expect("ended");
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn test_start_missing_program_is_an_error_with_a_hint() {
         let root = tempfile::tempdir().expect("a folder");
-        let state = StateDir::create(root.path()).expect("created");
+        let state = StateDir::create(root.path(), None).expect("created");
         let program = monitor_program(None, Some(&root.path().join("cachot")));
         let error = MonitorProcess::start(&program, &state).expect_err("nothing there");
         assert!(

@@ -2,8 +2,8 @@
 //!
 //! `ROOT/vms/NAME` belongs to one VM, mode 0700. The keeper holds an exclusive `flock` on it; a
 //! folder whose lock is free was left by processes that were killed, and the next command removes
-//! it. So that a folder is never seen between its creation and its lock, creators share a lock on
-//! `ROOT/vms` that sweepers take exclusively.
+//! it, unless it holds [`EXIT_FILE`]: then the VM has ended, and `cachot rm` removes it. So that a folder is never
+//! seen between its creation and its lock, creators share a lock on `ROOT/vms` that sweepers take exclusively.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,9 +15,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::vm_name::VmName;
 
 /// Folder of the state of all VMs.
 pub const STATE_VARIABLE: &str = "CACHOT_STATE";
+
+/// File of a VM that has ended: how it did.
+pub const EXIT_FILE: &str = "exit.json";
 
 /// Where root's VMs have their state by default.
 const ROOT_DEFAULT: &str = "/var/lib/cachot";
@@ -43,6 +49,22 @@ pub enum StateError {
         #[source]
         source: io::Error,
     },
+    /// The name is taken.
+    #[error(
+        "there is a VM of the name {0:?} already: choose another name, or remove it with `cachot rm {0}`"
+    )]
+    Taken(String),
+    /// No VM has this name.
+    #[error("there is no VM of the name {0:?}: `cachot ps --all` lists those that there are")]
+    NoVm(String),
+    /// A VM that has ended.
+    #[error(
+        "the VM {0:?} has ended: `cachot logs {0}` shows what it said, `cachot rm {0}` removes it"
+    )]
+    Ended(String),
+    /// A VM that is still there.
+    #[error("the VM {0:?} is running: stop it first, or give --force")]
+    Running(String),
     /// Others could put files of theirs into it.
     #[error(
         "the state folder {path:?} belongs to another user or can be written to by others: \
@@ -55,7 +77,10 @@ pub enum StateError {
 }
 
 impl StateError {
-    fn system<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+    pub(crate) fn system<E: Into<io::Error>>(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Self {
         let path = path.to_owned();
         move |source| Self::System {
             action,
@@ -114,6 +139,9 @@ impl Places {
     }
 }
 
+/// Commands that may wait to be served.
+const BACKLOG: i32 = 64;
+
 /// The state folder of one VM, locked; removed with all that is in it on drop.
 #[derive(Debug)]
 pub struct StateDir {
@@ -121,22 +149,33 @@ pub struct StateDir {
     name: String,
     /// Holds the lock.
     folder: OwnedFd,
+    kept: bool,
 }
 
 impl StateDir {
-    /// Makes the folder of a new VM, with a name that no other VM of `root` has.
+    /// Makes the folder of a new VM, with this name, or with one that no other VM of `root` has.
     ///
     /// # Errors
     /// See [`StateError`].
-    pub fn create(root: &Path) -> Result<Self, StateError> {
+    pub fn create(root: &Path, wanted: Option<&VmName>) -> Result<Self, StateError> {
+        if wanted.is_some() {
+            // The name may be that of a VM whose processes were killed.
+            Self::sweep(root)?;
+        }
         let vms = root.join("vms");
         let lock = open_private(&vms)?;
         flock(&lock, FlockOperation::LockShared).map_err(StateError::system("lock", &vms))?;
         loop {
-            let name = random_name().map_err(StateError::system("name a folder in", &vms))?;
+            let name = match wanted {
+                Some(name) => name.to_string(),
+                None => random_name().map_err(StateError::system("name a folder in", &vms))?,
+            };
             let path = vms.join(&name);
             match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match wanted {
+                    None => continue,
+                    Some(_) => return Err(StateError::Taken(name)),
+                },
                 other => other.map_err(StateError::system("create the folder", &path))?,
             }
             // From here on the folder is removed on any way out.
@@ -144,10 +183,12 @@ impl StateDir {
                 folder: lock,
                 path,
                 name,
+                kept: false,
             };
             let folder = open_folder(&created.path)
                 .map_err(StateError::system("open the folder", &created.path))?;
-            flock(&folder, FlockOperation::NonBlockingLockExclusive)
+            // Others hold it for a moment only, to see whether it is free.
+            flock(&folder, FlockOperation::LockExclusive)
                 .map_err(StateError::system("lock the folder", &created.path))?;
             created.folder = folder;
             return Ok(created);
@@ -176,6 +217,7 @@ impl StateDir {
             match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => {}
                 Err(error) => return Err(StateError::system("lock", &path)(error)),
+                Ok(()) if path.join(EXIT_FILE).exists() => {}
                 Ok(()) => {
                     remove(&path)?;
                     swept += 1;
@@ -195,14 +237,39 @@ impl StateDir {
         &self.path
     }
 
+    /// Makes a Unix socket of this name that listens for connections of packets (`SOCK_SEQPACKET`).
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn listen_for_packets(&self, name: &str) -> Result<OwnedFd, StateError> {
+        let listen = || -> rustix::io::Result<OwnedFd> {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let kind = SocketType::SEQPACKET;
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+            rustix::net::bind(&socket, &SocketAddrUnix::new(self.short_path(name))?)?;
+            rustix::net::listen(&socket, BACKLOG)?;
+            Ok(socket)
+        };
+        listen().map_err(StateError::system("listen on", &self.path.join(name)))
+    }
+
+    /// Leaves the folder to [`Self::remove_ended`]: it holds [`EXIT_FILE`].
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+
+    /// The path of a socket has at most 107 bytes: this one is short, wherever the folder is.
+    fn short_path(&self, name: &str) -> String {
+        format!("/proc/self/fd/{}/{name}", self.folder.as_raw_fd())
+    }
+
     /// Makes a Unix socket of this name that listens.
     ///
     /// # Errors
     /// See [`StateError`].
     pub fn listen(&self, name: &str) -> Result<UnixListener, StateError> {
-        // The path of a socket has at most 107 bytes: this one is short, wherever the folder is.
-        let path = format!("/proc/self/fd/{}/{name}", self.folder.as_raw_fd());
-        UnixListener::bind(path).map_err(StateError::system("listen on", &self.path.join(name)))
+        UnixListener::bind(self.short_path(name))
+            .map_err(StateError::system("listen on", &self.path.join(name)))
     }
 
     /// Makes a file of this name with this content, mode 0600, open for appending and reading.
@@ -223,6 +290,34 @@ impl StateDir {
         Ok(file)
     }
 
+    /// Makes a file that a guest may write to, mode 0600.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn writable_file(&self, name: &str) -> Result<File, StateError> {
+        let path = self.path.join(name);
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        options
+            .open(&path)
+            .map_err(StateError::system("create", &path))
+    }
+
+    /// Removes all files but these.
+    ///
+    /// # Errors
+    /// [`StateError::System`].
+    pub fn remove_all_but(&self, kept: &[&str]) -> Result<(), StateError> {
+        let failed = || StateError::system::<io::Error>("clean up", &self.path);
+        for entry in fs::read_dir(&self.path).map_err(failed())? {
+            let entry = entry.map_err(failed())?;
+            if !kept.iter().any(|name| entry.file_name() == *name) {
+                fs::remove_file(entry.path()).map_err(failed())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the folder.
     ///
     /// # Errors
@@ -240,8 +335,10 @@ impl AsFd for StateDir {
 
 impl Drop for StateDir {
     fn drop(&mut self) {
-        // Nobody is left to tell on this way out; the next command sweeps what remains.
-        remove(&self.path).ok();
+        if !self.kept {
+            // Nobody is left to tell on this way out; the next command sweeps what remains.
+            remove(&self.path).ok();
+        }
     }
 }
 
@@ -275,7 +372,7 @@ fn open_private(path: &Path) -> Result<OwnedFd, StateError> {
     Ok(folder)
 }
 
-fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
 }
@@ -302,7 +399,7 @@ mod tests {
     #[test]
     fn test_create_folder_is_private_and_removed_on_drop() {
         let root = tempfile::tempdir().expect("a folder");
-        let state = StateDir::create(root.path()).expect("created");
+        let state = StateDir::create(root.path(), None).expect("created");
         state.file("config.json", b"{}").expect("written");
 
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
@@ -317,7 +414,7 @@ mod tests {
     #[test]
     fn test_sweep_removes_what_killed_processes_left_and_nothing_else() {
         let root = tempfile::tempdir().expect("a folder");
-        let live = StateDir::create(root.path()).expect("created");
+        let live = StateDir::create(root.path(), None).expect("created");
         let left = root.path().join("vms/vm-left");
         fs::create_dir(&left).expect("made");
         fs::write(left.join("console.log"), "x").expect("written");
@@ -342,7 +439,7 @@ mod tests {
     fn test_listen_works_where_the_path_is_too_long_for_a_socket() {
         let root = tempfile::tempdir().expect("a folder");
         let long = root.path().join("d".repeat(120));
-        let state = StateDir::create(&long).expect("created");
+        let state = StateDir::create(&long, None).expect("created");
         let listener = state.listen("vsock.sock_1024").expect("listening");
         let path = format!("/proc/self/fd/{}/vsock.sock_1024", state.folder.as_raw_fd());
         UnixStream::connect(path).expect("connected");
@@ -355,7 +452,7 @@ mod tests {
         let vms = root.path().join("vms");
         fs::create_dir(&vms).expect("made");
         fs::set_permissions(&vms, fs::Permissions::from_mode(0o777)).expect("opened up");
-        let created = StateDir::create(root.path());
+        let created = StateDir::create(root.path(), None);
         assert!(
             matches!(created, Err(StateError::NotPrivate { .. })),
             "{created:?}"

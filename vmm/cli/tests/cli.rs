@@ -253,7 +253,7 @@ fn test_run_monitor_finds_no_value_anywhere_before_it_is_handed_over() {
         .expect("it runs");
 
     let seen = text(&fs::read(place.path("state/seen")).expect("the script wrote it"));
-    assert!(seen.contains("\"A=env:API_TOKEN\""), "{seen}");
+    assert!(seen.contains("\"env:API_TOKEN\""), "{seen}");
     assert!(seen.contains("UNRELATED=positive-control"), "{seen}");
     assert!(seen.contains("--secret"), "{seen}");
     assert!(!seen.contains(VALUE), "{seen}");

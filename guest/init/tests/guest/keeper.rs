@@ -5,24 +5,29 @@ use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cachot_control::{
-    CONTROL_PORT, STREAM_PORT, Start, Stream, StreamHeader, ToGuest, ToHost, read_frame,
+    CONTROL_PORT, Renewal, STREAM_PORT, Start, Stream, StreamHeader, ToGuest, ToHost, read_frame,
     write_frame,
 };
+use cachot_init::cgroup::Cgroups;
 use cachot_init::child::Places;
+use cachot_init::kernel::Kernel;
 use cachot_init::link::Transport;
 use cachot_init::supervisor::{Supervisor, SupervisorError, Surroundings};
-use cachot_init::sys;
+use cachot_init::{renew, sys};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 
 /// Longest wait for anything in these tests: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The machine id that copies get.
+pub const MACHINE_ID: &str = "fedcba9876543210fedcba9876543210";
 
 /// Exit codes of the forked process.
 pub const DONE: i32 = 0;
@@ -52,14 +57,34 @@ impl Keeper {
     /// Starts a guest that can connect.
     pub fn boot() -> Self {
         let mut keeper = Self::boot_unheard();
-        let path = keeper.directory.path().join(CONTROL_PORT.to_string());
-        keeper.control_listener = Some(UnixListener::bind(path).expect("bound"));
-        keeper.meet();
+        keeper.listen();
+        keeper
+    }
+
+    /// Starts a guest whose control groups are in a folder.
+    pub fn boot_in(cgroups: &Path) -> Self {
+        let mut keeper = Self::boot_deaf(Some(cgroups));
+        keeper.listen();
         keeper
     }
 
     /// Starts a guest whose control connection nobody listens for.
     pub fn boot_unheard() -> Self {
+        Self::boot_deaf(None)
+    }
+
+    fn listen(&mut self) {
+        let path = self.path(&CONTROL_PORT.to_string());
+        self.control_listener = Some(UnixListener::bind(path).expect("bound"));
+        self.meet();
+    }
+
+    /// A path in the guest's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn boot_deaf(cgroups: Option<&Path>) -> Self {
         let root = rustix::process::geteuid().is_root();
         assert!(root, "PID 1 changes identities: run these tests as root");
         let directory = tempfile::tempdir().expect("a directory");
@@ -69,6 +94,8 @@ impl Keeper {
         fs::create_dir(&places.secrets).expect("created");
         fs::write(&places.passwd, PASSWD).expect("written");
         fs::write(&places.group, GROUP).expect("written");
+        let boot_id = directory.path().join("boot_id");
+        fs::write(boot_id, "01234567-89ab-4def-8123-456789abcdef\n").expect("written");
         let transport = Sockets(directory.path().to_owned());
         // SAFETY: the child calls only code that takes no lock but the allocator's.
         let guest = unsafe { sys::fork() }.expect("forked");
@@ -76,7 +103,16 @@ impl Keeper {
             // What tests in other threads hold open must end when they close it.
             // SAFETY: this process uses no descriptor that it has inherited.
             unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
-            sys::exit(serve(transport, places));
+            let surroundings = Surroundings {
+                transport,
+                change_root: |root| Err(format!("{root:?} is not for tests")),
+                places,
+                buttons: Vec::new(),
+                cgroups: cgroups.and_then(|root| Cgroups::open(root).expect("opened")),
+                renewed: renewed(directory.path()),
+                kernel: Box::new(Notebook(directory.path().join("kernel"))),
+            };
+            sys::exit(serve(surroundings));
         }
         Self {
             directory,
@@ -131,13 +167,18 @@ impl Keeper {
         self.tell(&ToGuest::Signal { session: 1, signal });
     }
 
-    /// Accepts a session's stream connections, standard input and output first.
+    /// Accepts the workload's stream connections, standard input and output first.
     pub fn streams<const N: usize>(&mut self) -> [UnixStream; N] {
+        self.streams_of(1)
+    }
+
+    /// Accepts a session's stream connections, standard input and output first.
+    pub fn streams_of<const N: usize>(&mut self, session: u32) -> [UnixStream; N] {
         let mut streams: Vec<_> = (0..N)
             .map(|_| {
                 let mut stream = accept(&self.stream_listener);
                 let header: StreamHeader = read_frame(&mut stream).expect("a header");
-                assert_eq!(header.session, 1);
+                assert_eq!(header.session, session);
                 (header.stream == Stream::Stderr, stream)
             })
             .collect();
@@ -146,15 +187,65 @@ impl Keeper {
         streams.try_into().expect("as many as were accepted")
     }
 
+    /// What a copy gets.
+    pub fn renewal() -> Renewal {
+        Renewal {
+            entropy: vec![7; Renewal::ENTROPY_LEN],
+            realtime_ns: 1_790_000_000_123_456_789,
+            hostname: "copy-1".into(),
+            machine_id: MACHINE_ID.into(),
+        }
+    }
+
+    /// Renews the guest; what could not be renewed.
+    pub fn renew(&mut self) -> Vec<String> {
+        self.tell(&ToGuest::Renew(Self::renewal()));
+        match self.hear() {
+            ToHost::Renewed { failures, .. } => failures,
+            other => panic!("{other:?} is no answer"),
+        }
+    }
+
+    /// Refuses stream connections from now on.
+    pub fn stop_taking_streams(&mut self) {
+        fs::remove_file(self.path(&STREAM_PORT.to_string())).expect("removed");
+    }
+
+    /// Breaks the control connection and refuses others.
+    pub fn hang_up_for_good(&mut self) {
+        fs::remove_file(self.path(&CONTROL_PORT.to_string())).expect("removed");
+        self.hang_up();
+    }
+
+    /// Takes control connections again.
+    pub fn listen_again(&mut self) {
+        self.listen();
+    }
+
     /// Breaks the control connection.
     pub fn hang_up(&mut self) {
         self.control = None;
     }
 
-    /// Starts a workload that must run.
+    /// Starts a session that must run.
     pub fn start(&mut self, start: Start) {
+        let session = start.session;
         self.tell(&ToGuest::Start(start));
-        assert_eq!(self.hear(), ToHost::Started { session: 1 });
+        assert_eq!(self.hear(), ToHost::Started { session });
+    }
+
+    /// Starts a session that must fail; its code and message.
+    pub fn refusal(&mut self, start: Start) -> (u8, String) {
+        let number = start.session;
+        self.tell(&ToGuest::Start(start));
+        match self.hear() {
+            ToHost::Failed {
+                session,
+                code,
+                message,
+            } if session == number => (code, message),
+            other => panic!("{other:?} instead of a failure"),
+        }
     }
 
     /// Runs a workload with `input` as its standard input, to its end.
@@ -186,18 +277,9 @@ impl Keeper {
 
     /// Starts a workload that must fail; its code and message.
     pub fn fail(mut self, start: Start) -> (u8, String) {
-        self.tell(&ToGuest::Start(start));
-        match self.hear() {
-            ToHost::Failed {
-                session: 1,
-                code,
-                message,
-            } => {
-                self.close();
-                (code, message)
-            }
-            other => panic!("{other:?} instead of a failure"),
-        }
+        let refusal = self.refusal(start);
+        self.close();
+        refusal
     }
 
     /// The exit code that the guest reports last.
@@ -263,6 +345,7 @@ pub fn command(argv: &[&str]) -> Start {
         root: None,
         argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
         env: Vec::new(),
+        secrets: Vec::new(),
         secret_env: Vec::new(),
         user: None,
         workdir: None,
@@ -274,6 +357,39 @@ pub fn command(argv: &[&str]) -> Start {
 /// A shell script as workload.
 pub fn script(text: &str) -> Start {
     command(&["sh", "-c", text])
+}
+
+/// A shell script as a further command.
+pub fn further(session: u32, text: &str) -> Start {
+    Start {
+        session,
+        ..script(text)
+    }
+}
+
+/// Reads until `what` has come.
+pub fn expect(stream: &mut impl Read, what: &str) {
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains(what) {
+        let mut byte = [0];
+        let read = stream.read(&mut byte).expect("readable");
+        assert_eq!(
+            read,
+            1,
+            "{what:?} is not in {:?}",
+            String::from_utf8_lossy(&seen)
+        );
+        seen.extend(byte);
+    }
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: it never is");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Reads to the end.
@@ -294,18 +410,57 @@ fn places(directory: &TempDir) -> Places {
     }
 }
 
-fn serve(transport: Sockets, places: Places) -> i32 {
+/// Where the things are that a copy renews.
+fn renewed(directory: &Path) -> renew::Places {
+    renew::Places {
+        machine_id: directory.join("machine-id"),
+        ssh: directory.join("ssh"),
+        boot_id: directory.join("boot_id"),
+        run: directory.join("run"),
+        programs: vec![directory.join("bin"), "/usr/bin".into()],
+    }
+}
+
+/// A kernel that writes down what it is asked for.
+struct Notebook(PathBuf);
+
+impl Notebook {
+    fn note(&self, line: &str) -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.append(true).create(true).open(&self.0)?;
+        io::Write::write_all(&mut file, format!("{line}\n").as_bytes())
+    }
+}
+
+impl Kernel for Notebook {
+    fn add_entropy(&self, seed: &[u8]) -> io::Result<()> {
+        self.note(&format!("entropy {} {}", seed.len(), seed[0]))
+    }
+
+    fn set_clock(&self, since_epoch: Duration) -> io::Result<()> {
+        self.note(&format!("clock {}", since_epoch.as_nanos()))
+    }
+
+    fn set_hostname(&self, name: &str) -> io::Result<()> {
+        self.note(&format!("hostname {name}"))
+    }
+
+    fn bind_mount(&self, file: &Path, over: &Path) -> io::Result<()> {
+        // A hard link shares the inode, as a bind mount does.
+        fs::remove_file(over)?;
+        fs::hard_link(file, over)?;
+        let name = over.file_name().unwrap_or_default();
+        self.note(&format!("mount {}", name.display()))
+    }
+}
+
+fn serve(surroundings: Surroundings<Sockets>) -> i32 {
     // Orphans come to the real PID 1 by themselves.
     let subreaper = Some(rustix::process::getpid());
     if rustix::process::set_child_subreaper(subreaper).is_err() {
         return BROKEN;
     }
-    let supervisor = Supervisor::new(Surroundings {
-        transport,
-        change_root: |root| Err(format!("{root:?} is not for tests")),
-        places,
-        buttons: Vec::new(),
-    });
+    let supervisor = Supervisor::new(surroundings);
     match supervisor.and_then(Supervisor::run) {
         Ok(()) => DONE,
         Err(SupervisorError::NoHost { .. }) => NO_HOST,

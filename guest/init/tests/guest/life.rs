@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use cachot_control::{ToGuest, ToHost};
 use rustix::process::{Signal, kill_process};
 
 use crate::keeper::{DONE, Keeper, NO_HOST, drain, script};
@@ -24,31 +23,6 @@ fn test_orphans_are_reaped() {
     // The workload itself is the only one left.
     let children = children.expect("readable");
     assert_eq!(children.split_whitespace().count(), 1, "{children:?}");
-}
-
-#[test]
-fn test_second_workload_is_refused_and_the_first_goes_on() {
-    let mut keeper = Keeper::boot();
-    keeper.start(script("read x; exit 2"));
-    let mut second = script("true");
-    second.session = 9;
-
-    keeper.tell(&ToGuest::Start(second));
-
-    assert!(matches!(
-        keeper.hear(),
-        ToHost::Failed {
-            session: 9,
-            code: 125,
-            ..
-        }
-    ));
-    let [stdio, _stderr] = keeper.streams();
-    stdio
-        .shutdown(std::net::Shutdown::Write)
-        .expect("half-closed");
-    drain(stdio);
-    assert_eq!(keeper.expect_exit(), 2);
 }
 
 #[test]

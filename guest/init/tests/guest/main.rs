@@ -1,5 +1,8 @@
 //! PID 1's whole session logic on an ordinary host: real processes, Unix sockets for vsock.
 
+mod commands;
+mod copies;
+mod freezing;
 mod keeper;
 mod life;
 mod streams;
@@ -58,6 +61,8 @@ fn test_start_what_cannot_be_set_up_returns_125_and_says_what() {
     workdir.workdir = Some("/no/such/place".into());
     let mut secret = start();
     secret.secret_env = vec!["API_KEY".into()];
+    let mut missing = start();
+    missing.secrets = vec!["API_KEY".into()];
     let mut root = start();
     root.root = Some(cachot_control::Root::Overlay);
     let cases = [
@@ -66,6 +71,7 @@ fn test_start_what_cannot_be_set_up_returns_125_and_says_what() {
         (group, "no group `wheel`"),
         (workdir, "`/no/such/place`"),
         (secret, "API_KEY cannot be exported"),
+        (missing, "guest kernel has virtio_secrets"),
         (root, "Overlay is not for tests"),
         (command(&["true", "a\0b"]), "NUL"),
     ];
@@ -74,6 +80,33 @@ fn test_start_what_cannot_be_set_up_returns_125_and_says_what() {
         assert_eq!(code, 125, "{message}");
         assert!(message.contains(what), "{message}");
     }
+}
+
+#[test]
+fn test_start_user_database_that_is_no_text_is_refused_and_not_empty() {
+    for (name, content) in [("passwd", &b"r\xffot:x:0:0::/:"[..]), ("group", b"\xff")] {
+        let keeper = Keeper::boot();
+        std::fs::write(keeper.path(name), content).expect("written");
+        let (code, message) = keeper.fail(command(&["true"]));
+        assert_eq!(code, 125);
+        assert!(message.contains("UTF-8"), "{message}");
+    }
+    let keeper = Keeper::boot();
+    std::fs::remove_file(keeper.path("passwd")).expect("removed");
+    std::fs::create_dir(keeper.path("passwd")).expect("created");
+    let (code, message) = keeper.fail(command(&["true"]));
+    assert_eq!(
+        (code, message.contains("not a regular file")),
+        (125, true),
+        "{message}"
+    );
+}
+
+#[test]
+fn test_start_message_of_any_length_is_cut() {
+    let name = "x".repeat(1 << 20);
+    let (code, message) = failure(command(&[&name]));
+    assert_eq!((code, message.len()), (126, 4096));
 }
 
 #[test]

@@ -6,27 +6,11 @@ use std::time::{Duration, Instant};
 use cachot_control::{ToGuest, ToHost, WindowSize};
 use rustix::process::Signal;
 
-use crate::keeper::{Keeper, command, drain, script};
+use crate::keeper::{Keeper, command, drain, expect, script};
 
 fn terminal(mut start: cachot_control::Start) -> cachot_control::Start {
     start.terminal = Some(WindowSize { rows: 24, cols: 80 });
     start
-}
-
-/// Reads until `what` has come.
-fn expect(stream: &mut impl Read, what: &str) {
-    let mut seen = Vec::new();
-    while !String::from_utf8_lossy(&seen).contains(what) {
-        let mut byte = [0];
-        let read = stream.read(&mut byte).expect("readable");
-        assert_eq!(
-            read,
-            1,
-            "{what:?} is not in {:?}",
-            String::from_utf8_lossy(&seen)
-        );
-        seen.extend(byte);
-    }
 }
 
 #[test]

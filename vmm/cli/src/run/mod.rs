@@ -4,70 +4,86 @@
 //! are resolved and all files are open. From then on every way out kills the monitor and removes the
 //! state folder.
 
-mod error;
-mod parts;
-mod vm;
+mod files;
 
-use std::cell::Cell;
 use std::ffi::OsString;
 
-use cachot_control::{Root, Start, WindowSize};
+use cachot_control::{Start, WindowSize};
+use cachot_secrets::Declarations;
+use cachot_snapshot::image::Digest;
 
 use crate::args::RunArgs;
-use crate::monitor_process::{MONITOR_VARIABLE, monitor_program};
-use crate::session;
-use crate::signals::Signals;
-use crate::state_dir::{Places, StateDir};
-use crate::terminal::{self, RawMode};
-use error::system;
-pub use error::{OWN_FAILURE, RunError};
-use parts::{Parts, Secret, program};
-use vm::Vm;
+use crate::launch::{DiskMaker, Launch, launch};
+pub use crate::vm::error::{OWN_FAILURE, RunError};
+use crate::vm::record::{Disk, Record, Workload};
+use crate::vm::secrets::{Secret, resolve};
+use crate::vm::{First, SESSION, window};
+use files::Files;
 
-/// Number of the one session of this command.
-const SESSION: u32 = 1;
+/// The kernel's command line: a console for the kernel's own messages, of which only errors are
+/// shown; a reset after a panic, which ends the VM; nothing probed for that this machine lacks; code for
+/// several CPUs left as it is where there is one.
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=acpi pci=off 8250.nr_uarts=1 \
+                       i8042.noaux i8042.nokbd tsc=reliable random.trust_cpu=on noreplace-smp";
 
 /// Boots a VM, runs the command in it, and returns the exit code to end with.
 ///
 /// # Errors
 /// See [`RunError`].
 pub fn run(args: &RunArgs) -> Result<u8, RunError> {
-    let window = window(args)?;
-    let parts = Parts::gather(args)?;
-    let root = Places::of_process().root()?;
-    let program = monitor_program(std::env::var_os(MONITOR_VARIABLE), program().as_deref());
-
-    // From here on a signal is a reason to clean up, not to vanish.
-    let signals = Signals::block().map_err(system("take over signals"))?;
-    let state = StateDir::create(&root)?;
-    let vm = Vm::start(&program, state, args, &parts)?;
-    // The VM boots meanwhile. What is left behind by others is no reason to stop it.
-    StateDir::sweep(&root).ok();
-
-    let raw = Cell::new(None);
-    // Until the command runs, Ctrl-C is for the keeper.
-    let started = || {
-        if args.tty && args.interactive {
-            raw.set(RawMode::enter()?);
-        }
-        Ok(())
-    };
-    let ending = session::run(
-        &vm.ends(args, &signals, &started),
-        start(args, &parts.secrets, window),
-        args.timeout,
-    )
-    .map_err(system("wait for the guest"))?;
-    drop(raw);
-    vm.finish(ending)
+    let window = window(args.tty)?;
+    launch(&args.keeping, args.interactive, || prepare(args, window))
 }
 
-/// The size of the terminal that `-t` asks for.
-fn window(args: &RunArgs) -> Result<Option<WindowSize>, RunError> {
-    match args.tty {
-        false => Ok(None),
-        true => terminal::size().map(Some).ok_or(RunError::NoTerminal),
+/// Resolves the secrets, then opens the files.
+fn prepare(args: &RunArgs, window: Option<WindowSize>) -> Result<Launch<'static>, RunError> {
+    let mut declarations = Declarations::parse(&args.secrets);
+    if let Some(path) = &args.secrets_env_file {
+        declarations = declarations.with_env_file(path);
     }
+    let secrets = resolve(&declarations)?;
+    let files = Files::open(args)?;
+    let cmdline = match &args.cmdline {
+        Some(more) => format!("{CMDLINE} {more}"),
+        None => CMDLINE.to_owned(),
+    };
+    let rootfs = args.rootfs.as_ref().zip(files.rootfs);
+    let disk = rootfs.as_ref().map(|(rootfs, file)| Disk {
+        path: std::path::absolute(&rootfs.path).unwrap_or_else(|_| rootfs.path.clone()),
+        read_only: rootfs.is_read_only(),
+        length: file.len,
+    });
+    let record = Record {
+        name: String::new(),
+        created: 0,
+        keeper: 0,
+        detached: false,
+        cpus: args.cpus.get(),
+        memory: args.memory.bytes(),
+        cmdline: Digest::of(cmdline.as_bytes()),
+        disk,
+        secrets: secrets.iter().map(|one| one.declared.clone()).collect(),
+        lineage: Vec::new(),
+        workload: Workload {
+            start: start(args, &secrets, window),
+            withheld: false,
+        },
+    };
+    Ok(Launch {
+        record,
+        secrets,
+        first: First::Kernel {
+            kernel: files.kernel.file,
+            initrd: files.initrd.map(|file| file.file),
+            cmdline,
+        },
+        disk: rootfs.map(|(rootfs, file)| -> DiskMaker<'static> {
+            let read_only = rootfs.is_read_only();
+            Box::new(move |_| Ok((file.file, read_only)))
+        }),
+        is_copy: false,
+        timeout: args.timeout,
+    })
 }
 
 fn start(args: &RunArgs, secrets: &[Secret], terminal: Option<WindowSize>) -> Start {
@@ -80,19 +96,15 @@ fn start(args: &RunArgs, secrets: &[Secret], terminal: Option<WindowSize>) -> St
     }
     // Of a variable that is given twice the last one counts.
     env.extend(args.env.iter().cloned());
+    let name = |secret: &Secret| secret.declared.name.to_string();
+    let exported = secrets.iter().filter(|secret| secret.declared.export_env);
     Start {
         session: SESSION,
-        root: args.rootfs.as_ref().map(|rootfs| match rootfs.read_only {
-            true => Root::ReadOnly,
-            false => Root::Overlay,
-        }),
+        root: args.rootfs.as_ref().map(|rootfs| rootfs.root),
         argv: args.command.clone(),
         env,
-        secret_env: secrets
-            .iter()
-            .filter(|secret| secret.exported)
-            .map(|secret| secret.info.name.clone())
-            .collect(),
+        secrets: secrets.iter().map(name).collect(),
+        secret_env: exported.map(name).collect(),
         user: args.user.clone(),
         workdir: args.workdir.clone(),
         terminal,

@@ -1,10 +1,10 @@
-//! The life of a session: what to do about each thing that happens, without any input or output.
+//! The life of a VM and of its workload: what to do about each thing that happens, without any input or output.
 
 use std::time::{Duration, Instant};
 
-use cachot_control::{FrameError, Start, ToGuest, ToHost, VERSION, WindowSize};
+use cachot_control::{FrameError, Renewal, Start, ToGuest, ToHost, VERSION, WindowSize};
 use cachot_vmm::protocol::StopReason;
-use libc::{SIGINT, SIGPIPE, SIGTERM};
+use libc::{SIGINT, SIGKILL, SIGPIPE, SIGTERM};
 
 /// How long a guest may take from its start to the start of the command; generous, for hosts that emulate.
 pub const BOOT_PATIENCE: Duration = Duration::from_secs(120);
@@ -57,6 +57,14 @@ pub enum SessionError {
         /// What the guest says.
         message: String,
     },
+    /// A copy that could not become a guest of its own.
+    #[error("the guest shares with other copies what it must not: {0}")]
+    NotRenewed(String),
+    /// An image without its workload.
+    #[error(
+        "the image was made before its command had started, and does not say which one: a secret's value was among          its arguments or variables. Take the snapshot once the command runs"
+    )]
+    Withheld,
     /// No command within [`BOOT_PATIENCE`].
     #[error(
         "the guest has not started the command within {} s: check that its initial RAM disk has cachot's init as /init",
@@ -102,6 +110,8 @@ pub enum SessionError {
 
 #[derive(Debug)]
 enum Phase {
+    /// A copy of a guest, which does not know it yet or has not become one of its own.
+    Waking(Box<Waking>),
     /// No Hello yet.
     Booting(Box<Start>),
     /// Start is sent.
@@ -116,6 +126,15 @@ enum Phase {
     Lost,
 }
 
+#[derive(Debug)]
+struct Waking {
+    renewal: Renewal,
+    /// For a copy of a guest that had no workload yet; none if it is not known how to start that.
+    start: Option<Start>,
+    /// What the guest has said of its workload meanwhile.
+    news: Vec<ToHost>,
+}
+
 /// One session in one guest.
 #[derive(Debug)]
 pub struct Life {
@@ -128,6 +147,8 @@ pub struct Life {
     last_moment: Option<Instant>,
     timed_out: bool,
     interrupted: Option<Instant>,
+    /// When the VM is killed that was asked to end.
+    kill_at: Option<Instant>,
     stopped: Option<StopReason>,
 }
 
@@ -143,13 +164,42 @@ impl Life {
             last_moment: None,
             timed_out: false,
             interrupted: None,
+            kill_at: None,
             stopped: None,
         }
     }
 
+    /// Of a copy of a guest, whose workload was started with `start`, or would have been if that is `complete`.
+    pub fn restored(
+        start: Start,
+        complete: bool,
+        renewal: Renewal,
+        timeout: Option<Duration>,
+        now: Instant,
+    ) -> Self {
+        let mut life = Self::new(start.clone(), timeout, now);
+        life.phase = Phase::Waking(Box::new(Waking {
+            renewal,
+            start: complete.then_some(start),
+            news: Vec::new(),
+        }));
+        life
+    }
+
+    /// Number of the workload's session.
+    pub fn session(&self) -> u32 {
+        self.session
+    }
+
+    /// Whether the workload runs.
+    pub fn running(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+    }
+
     /// When [`Life::expired`] is to be called.
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline.into_iter().chain(self.last_moment).min()
+        let deadlines = [self.deadline, self.last_moment, self.kill_at];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Whether the command has ended, so that only its output is still to come.
@@ -163,6 +213,7 @@ impl Life {
             ToHost::Hello { version, .. } if version != VERSION => {
                 killed(Err(SessionError::Version(version)))
             }
+            message if matches!(self.phase, Phase::Waking(_)) => self.heard_waking(message, now),
             ToHost::Hello { .. } => match std::mem::replace(&mut self.phase, Phase::Starting) {
                 Phase::Booting(start) => Some(Action::Send(Box::new(ToGuest::Start(*start)))),
                 other => {
@@ -189,6 +240,7 @@ impl Life {
                 }
                 None
             }
+            ToHost::Frozen { .. } | ToHost::Renewed { .. } => None,
             ToHost::Failed { code, message, .. } => {
                 if !self.finishing() {
                     let code = if (125..=127).contains(&code) {
@@ -204,9 +256,65 @@ impl Life {
         }
     }
 
+    /// The same of a copy that is becoming a guest of its own.
+    fn heard_waking(&mut self, message: ToHost, now: Instant) -> Option<Action> {
+        let Phase::Waking(waking) = &mut self.phase else {
+            return None;
+        };
+        let failures = match message {
+            // On every new connection: the guest may not have heard it on the one before.
+            ToHost::Hello { .. } => {
+                waking.news.clear();
+                let renewal = waking.renewal.clone();
+                return Some(Action::Send(Box::new(ToGuest::Renew(renewal))));
+            }
+            ToHost::Renewed { failures, workload } if failures.is_empty() => {
+                let waking = std::mem::replace(&mut self.phase, Phase::Starting);
+                let Phase::Waking(waking) = waking else {
+                    return None;
+                };
+                match (workload, waking.start) {
+                    (true, _) => {}
+                    (false, None) => return killed(Err(SessionError::Withheld)),
+                    (false, Some(start)) => {
+                        return Some(Action::Send(Box::new(ToGuest::Start(start))));
+                    }
+                }
+                let news = waking.news.into_iter();
+                let actions: Vec<_> = news.filter_map(|news| self.heard(news, now)).collect();
+                return actions.into_iter().next();
+            }
+            ToHost::Renewed { failures, .. } => failures,
+            ToHost::Frozen { .. } => return None,
+            news => {
+                // The beginning and the end of one workload.
+                if waking.news.len() < 2 {
+                    waking.news.push(news);
+                }
+                return None;
+            }
+        };
+        killed(Err(SessionError::NotRenewed(one_line(
+            &failures.join("; "),
+        ))))
+    }
+
+    /// A command wants the VM to end: its workload gets SIGTERM, and the VM is killed after `grace`.
+    pub fn stop(&mut self, grace: Duration, now: Instant) -> Option<Action> {
+        match self.phase {
+            Phase::Running => {
+                self.kill_at = Some(now + grace);
+                self.signal(SIGTERM)
+            }
+            Phase::Finishing(_) | Phase::Failing(..) | Phase::Lost => None,
+            Phase::Waking(_) | Phase::Booting(_) | Phase::Starting => killed(Ok(exit_by(SIGTERM))),
+        }
+    }
+
     /// The control connection is closed.
     pub fn control_closed(&mut self, now: Instant) {
-        if !self.finishing() {
+        // A copy may hear the end of a connection that it has as a copy of its first self.
+        if !self.finishing() && !matches!(self.phase, Phase::Waking(_)) {
             self.phase = Phase::Lost;
             self.deadline = Some(now + CLOSING_PATIENCE);
         }
@@ -260,9 +368,11 @@ impl Life {
 
     /// The keeper has received a signal.
     pub fn signalled(&mut self, signal: i32, now: Instant) -> Option<Action> {
-        let code = 128 | u8::try_from(signal & 127).unwrap_or_default();
+        let code = exit_by(signal);
         match self.phase {
-            Phase::Booting(_) | Phase::Starting | Phase::Lost => killed(Ok(code)),
+            Phase::Waking(_) | Phase::Booting(_) | Phase::Starting | Phase::Lost => {
+                killed(Ok(code))
+            }
             Phase::Finishing(code) | Phase::Failing(code, _) => killed(Ok(code)),
             Phase::Running => {
                 if matches!(signal, SIGINT | SIGTERM) {
@@ -287,9 +397,14 @@ impl Life {
     pub fn expired(&mut self, writing: bool, now: Instant) -> Option<Action> {
         self.deadline = None;
         let overdue = self.last_moment.is_some_and(|last| last <= now);
+        if self.kill_at.is_some_and(|kill_at| kill_at <= now) {
+            return killed(Ok(exit_by(SIGKILL)));
+        }
         match &self.phase {
             Phase::Finishing(code) if overdue => killed(Ok(*code)),
-            Phase::Booting(_) | Phase::Starting => killed(Err(SessionError::Silent)),
+            Phase::Waking(_) | Phase::Booting(_) | Phase::Starting => {
+                killed(Err(SessionError::Silent))
+            }
             Phase::Lost => killed(Err(SessionError::Abandoned)),
             Phase::Finishing(_) if writing => {
                 self.deadline = Some(now + CLOSING_PATIENCE);
@@ -316,6 +431,11 @@ impl Life {
     }
 }
 
+/// The exit code of what a signal has ended.
+fn exit_by(signal: i32) -> u8 {
+    128 | u8::try_from(signal & 127).unwrap_or_default()
+}
+
 /// The session ends here, and the VM with it.
 pub fn killed(result: Result<u8, SessionError>) -> Option<Action> {
     Some(Action::End(Ending {
@@ -325,7 +445,7 @@ pub fn killed(result: Result<u8, SessionError>) -> Option<Action> {
 }
 
 /// A message of the guest on one line and without control characters.
-fn one_line(message: &str) -> String {
+pub fn one_line(message: &str) -> String {
     let plain = message.chars().map(|character| match character {
         character if character.is_control() => ' ',
         character => character,
@@ -344,6 +464,7 @@ mod tests {
             root: None,
             argv: vec!["true".into()],
             env: Vec::new(),
+            secrets: Vec::new(),
             secret_env: Vec::new(),
             user: None,
             workdir: None,

@@ -1,22 +1,27 @@
-//! Sessions with a guest and a monitor played by a thread.
+//! A keeper whose guest, monitor and commands are played by a thread.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cachot_control::{
     Start, Stream, StreamHeader, ToGuest, ToHost, VERSION, WindowSize, read_frame, write_frame,
 };
 use cachot_vmm::protocol::{self, StopReason, ToKeeper};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair,
+};
 
-use super::life::{Ending, SessionError};
-use super::{Ends, run};
+use super::console::Console;
+use super::life::{Ending, Life, SessionError};
+use super::streams::Stdio;
+use super::{Ends, Keeper};
+use crate::log::Log;
 use crate::signals::Signals;
 
 /// The guest's and the monitor's side.
@@ -67,6 +72,7 @@ fn start() -> Start {
         root: None,
         argv: vec!["true".into()],
         env: Vec::new(),
+        secrets: Vec::new(),
         secret_env: Vec::new(),
         user: None,
         workdir: None,
@@ -109,6 +115,7 @@ fn play_to(
     let folder = tempfile::tempdir().expect("a folder");
     let listen = |name| UnixListener::bind(folder.path().join(name)).expect("listening");
     let (control, streams) = (listen("control"), listen("streams"));
+    let commands = listen_for_packets(&folder.path().join("commands"));
     let (keeper, monitor) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -130,16 +137,37 @@ fn play_to(
         monitor: keeper.as_fd(),
         control: &control,
         streams: &streams,
+        commands: &commands,
         signals: &signals,
-        input: Some(reader.as_fd()),
-        output: output.as_fd(),
-        error: error.as_fd(),
         window_size: &|| Some(WindowSize { rows: 9, cols: 9 }),
         started: &|| Ok(()),
+        written: &|| {},
+        workload: start,
     };
-    let ending = run(&ends, start.clone(), timeout).expect("no failure of its own");
+    let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().expect("a descriptor");
+    let stdio = Stdio {
+        input: start.stdin.then(|| duplicate(reader.as_fd())),
+        output: duplicate(output.as_fd()),
+        error: start.terminal.is_none().then(|| duplicate(error.as_fd())),
+    };
+    let log = Log::new(tempfile::tempfile().expect("a file"));
+    let (console, _) = Console::new(log, false).expect("a console");
+    let life = Life::new(start.clone(), timeout, Instant::now());
+    let keeper = Keeper::new(&ends, life, stdio, console).expect("a keeper");
+    let (ending, _) = keeper.run().expect("no failure of its own");
+    // Whoever waits for the end of a connection hears it now.
+    drop(output);
     guest.join().expect("the guest's part went as written");
     (ending, content(error))
+}
+
+fn listen_for_packets(path: &Path) -> OwnedFd {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let socket = socket_with(AddressFamily::UNIX, kind, flags, None).expect("a socket");
+    let address = SocketAddrUnix::new(path).expect("a short path");
+    bind(&socket, &address).expect("a name");
+    listen(&socket, 8).expect("listening");
+    socket
 }
 
 fn content(mut file: File) -> Vec<u8> {

@@ -1,41 +1,35 @@
-//! The command's standard streams: connections of the guest on one side, the user's descriptors on
-//! the other.
+//! A session's standard streams: connections of the guest on one side, the user's descriptors on the other.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Instant;
 
-use cachot_control::{Stream, StreamHeader};
+use cachot_control::Stream;
+use cachot_snapshot::mask::Mask;
+use cachot_snapshot::needles::Needles;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 
-use super::frames::Incoming;
+use super::arrivals::Arrival;
 use super::life::SessionError;
 use super::relay::Relay;
 
-/// Most connections whose header has not arrived; further ones are turned away.
-const MAX_PENDING: usize = 8;
-
-/// Largest header, in bytes; a real one has about 40.
-const MAX_HEADER: usize = 256;
-
 /// The user's standard streams.
-pub struct Stdio<'a> {
+#[derive(Debug)]
+pub struct Stdio {
     /// Input, if it is connected.
-    pub input: Option<BorrowedFd<'a>>,
+    pub input: Option<OwnedFd>,
     /// Output.
-    pub output: BorrowedFd<'a>,
+    pub output: OwnedFd,
     /// Error; with a terminal the command has none.
-    pub error: Option<BorrowedFd<'a>>,
+    pub error: Option<OwnedFd>,
 }
 
 /// A descriptor that is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    Listener,
-    /// A connection without a header, by its place.
-    Pending(usize),
     /// The user's input is readable.
     Input,
     /// The guest takes input.
@@ -49,7 +43,9 @@ pub enum Source {
 /// One of the two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
@@ -64,65 +60,32 @@ pub enum Written {
     Failed(SessionError),
 }
 
-/// A connection whose header is awaited.
-struct Pending {
-    socket: UnixStream,
-    header: Incoming,
-}
-
 /// An output that is expected or connected.
-struct Output<'a> {
+struct Output {
     name: &'static str,
-    user: BorrowedFd<'a>,
+    user: OwnedFd,
     guest: Option<UnixStream>,
     relay: Relay,
     refused: bool,
 }
 
 /// All streams of one session.
-pub struct Streams<'a> {
-    session: u32,
-    listener: &'a UnixListener,
-    pending: Vec<Pending>,
-    user_input: Option<BorrowedFd<'a>>,
+pub struct Streams {
+    user_input: Option<OwnedFd>,
     input: Relay,
-    stdout: Output<'a>,
-    stderr: Option<Output<'a>>,
+    stdout: Output,
+    stderr: Option<Output>,
     /// The output that was written last: the other one is next.
     written: Which,
 }
 
-/// Accepts a connection, if there is one, that is not waited for.
-///
-/// # Errors
-/// What the kernel said.
-pub fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
-    match listener.accept() {
-        Ok((socket, _)) => {
-            socket.set_nonblocking(true)?;
-            Ok(Some(socket))
-        }
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock
-                    | io::ErrorKind::Interrupted
-                    | io::ErrorKind::ConnectionAborted
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-impl<'a> Output<'a> {
-    fn new(name: &'static str, user: BorrowedFd<'a>) -> Self {
+impl Output {
+    fn new(name: &'static str, user: OwnedFd) -> Self {
         Self {
             name,
             user,
             guest: None,
-            relay: Relay::new(b""),
+            relay: Relay::default(),
             refused: false,
         }
     }
@@ -133,7 +96,7 @@ impl<'a> Output<'a> {
             self.relay.discard();
             return Written::Fine;
         }
-        match self.relay.drain(self.user) {
+        match self.relay.drain(&self.user) {
             Ok(()) => Written::Fine,
             Err(Errno::PIPE | Errno::CONNRESET) => {
                 self.relay.discard();
@@ -148,18 +111,23 @@ impl<'a> Output<'a> {
     }
 }
 
-impl<'a> Streams<'a> {
-    /// Of the session with this number, whose connections come in at `listener`.
-    pub fn new(session: u32, listener: &'a UnixListener, stdio: Stdio<'a>) -> Self {
+impl Streams {
+    /// Between these ends and the guest, which is still to connect.
+    pub fn new(stdio: Stdio) -> Self {
+        let error = |user| Output::new("standard error", user);
         Self {
-            session,
-            listener,
-            pending: Vec::new(),
             user_input: stdio.input,
-            input: Relay::new(b""),
+            input: Relay::default(),
             stdout: Output::new("standard output", stdio.output),
-            stderr: stdio.error.map(|user| Output::new("standard error", user)),
+            stderr: stdio.error.map(error),
             written: Which::Stderr,
+        }
+    }
+
+    /// Masks what the guest prints from now on.
+    pub fn mask(&mut self, needles: &Arc<Needles>) {
+        for output in std::iter::once(&mut self.stdout).chain(&mut self.stderr) {
+            output.relay.set_mask(Mask::new(Arc::clone(needles)));
         }
     }
 
@@ -173,12 +141,12 @@ impl<'a> Streams<'a> {
         self.outputs().any(|(_, output)| output.relay.pending())
     }
 
-    fn outputs(&self) -> impl Iterator<Item = (Which, &Output<'a>)> {
+    fn outputs(&self) -> impl Iterator<Item = (Which, &Output)> {
         let stderr = self.stderr.iter().map(|output| (Which::Stderr, output));
         std::iter::once((Which::Stdout, &self.stdout)).chain(stderr)
     }
 
-    fn output(&mut self, which: Which) -> Option<&mut Output<'a>> {
+    fn output(&mut self, which: Which) -> Option<&mut Output> {
         match which {
             Which::Stdout => Some(&mut self.stdout),
             Which::Stderr => self.stderr.as_mut(),
@@ -186,7 +154,7 @@ impl<'a> Streams<'a> {
     }
 
     /// Whether a connection is still to come.
-    fn incomplete(&self) -> bool {
+    pub fn incomplete(&self) -> bool {
         self.outputs()
             .any(|(_, output)| output.guest.is_none() && !output.relay.done())
     }
@@ -194,16 +162,9 @@ impl<'a> Streams<'a> {
     /// Names all that is to be waited for; the user's outputs last, and of these the one first that
     /// was not written last.
     pub fn sources<'s>(&'s self, mut add: impl FnMut(Source, BorrowedFd<'s>, PollFlags)) {
-        if self.incomplete() {
-            add(Source::Listener, self.listener.as_fd(), PollFlags::IN);
-        }
-        for (place, pending) in self.pending.iter().enumerate() {
-            let socket = pending.socket.as_fd();
-            add(Source::Pending(place), socket, PollFlags::IN);
-        }
-        if let (Some(user), Some(guest)) = (self.user_input, &self.stdout.guest) {
+        if let (Some(user), Some(guest)) = (&self.user_input, &self.stdout.guest) {
             if self.input.hungry() {
-                add(Source::Input, user, PollFlags::IN);
+                add(Source::Input, user.as_fd(), PollFlags::IN);
             } else if self.input.pending() {
                 add(Source::GuestInput, guest.as_fd(), PollFlags::OUT);
             }
@@ -219,7 +180,7 @@ impl<'a> Streams<'a> {
             .collect();
         pending.sort_by_key(|(which, _)| *which == self.written);
         for (which, output) in pending {
-            add(Source::Output(which), output.user, PollFlags::OUT);
+            add(Source::Output(which), output.user.as_fd(), PollFlags::OUT);
         }
     }
 
@@ -227,15 +188,10 @@ impl<'a> Streams<'a> {
     ///
     /// Between two calls with [`Source::Output`] there must be a `poll`: both outputs can be one pipe
     /// that has room for one write only.
-    ///
-    /// # Errors
-    /// What the kernel said of the listener.
-    pub fn serve(&mut self, source: Source) -> io::Result<Written> {
+    pub fn serve(&mut self, source: Source) -> Written {
         match source {
-            Source::Listener => self.take_connection()?,
-            Source::Pending(place) => self.read_header(place),
             Source::Input => {
-                if let Some(user) = self.user_input {
+                if let Some(user) = &self.user_input {
                     self.input.fill(user);
                     self.end_input();
                 }
@@ -259,11 +215,32 @@ impl<'a> Streams<'a> {
             Source::Output(which) => {
                 self.written = which;
                 if let Some(output) = self.output(which) {
-                    return Ok(output.write());
+                    return output.write();
                 }
             }
         }
-        Ok(Written::Fine)
+        Written::Fine
+    }
+
+    /// When [`Self::expire`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadlines = self.outputs().map(|(_, output)| output.relay.deadline());
+        deadlines.flatten().min()
+    }
+
+    /// Passes on what masks held back for too long.
+    pub fn expire(&mut self, now: Instant) {
+        for output in std::iter::once(&mut self.stdout).chain(&mut self.stderr) {
+            output.relay.expire(now);
+        }
+    }
+
+    /// Nobody is there any more who reads output or gives input: what comes is thrown away.
+    pub fn abandon(&mut self) {
+        self.user_input = None;
+        for output in std::iter::once(&mut self.stdout).chain(&mut self.stderr) {
+            output.refused = true;
+        }
     }
 
     /// Passes the end of the input on, once everything before it is.
@@ -274,52 +251,15 @@ impl<'a> Streams<'a> {
         }
     }
 
-    fn take_connection(&mut self) -> io::Result<()> {
-        if let Some(socket) = accept(self.listener)?
-            && self.pending.len() < MAX_PENDING
-        {
-            self.pending.push(Pending {
-                socket,
-                header: Incoming::new(MAX_HEADER),
-            });
-        }
-        Ok(())
-    }
-
-    /// Reads from a connection without a header; the place may be another one's by now, which does
-    /// no harm, as nothing here waits.
-    fn read_header(&mut self, place: usize) {
-        let Some(pending) = self.pending.get_mut(place) else {
-            return;
-        };
-        let open = pending.header.fill(&pending.socket);
-        match pending.header.next() {
-            Ok(None) if open => {}
-            Ok(Some(header)) => {
-                let Pending {
-                    socket,
-                    header: incoming,
-                } = self.pending.swap_remove(place);
-                self.connect(header, socket, incoming.rest());
-            }
-            // Whatever it was, it is not a stream of this session.
-            Ok(None) | Err(_) => {
-                self.pending.swap_remove(place);
-            }
-        }
-    }
-
-    fn connect(&mut self, header: StreamHeader, socket: UnixStream, first: &[u8]) {
-        if header.session != self.session {
-            return;
-        }
-        let output = self.output(match header.stream {
+    /// Takes a connection of the guest, for a stream that has none yet.
+    pub fn connect(&mut self, arrival: Arrival) {
+        let output = self.output(match arrival.header.stream {
             Stream::Stdio => Which::Stdout,
             Stream::Stderr => Which::Stderr,
         });
         if let Some(output) = output.filter(|output| output.guest.is_none()) {
-            output.relay = Relay::new(first);
-            output.guest = Some(socket);
+            output.relay.take(&arrival.first);
+            output.guest = Some(arrival.socket);
         }
     }
 }

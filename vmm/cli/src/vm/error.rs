@@ -1,13 +1,19 @@
-//! Why `cachot run` has no exit code of the command.
+//! Why a VM does not start, or has no exit code of its workload.
 
+use std::error::Error;
 use std::io;
+use std::path::PathBuf;
 
-use cachot_secrets::{Failures, ScrubError, SealedError};
+use cachot_secrets::{Failures, Name, ScrubError, SealedError, ValueError};
+use cachot_snapshot::image::ImageError;
+use cachot_snapshot::needles::NeedleError;
+use cachot_vmm::kvm::KvmError;
 use cachot_vmm::protocol::ChannelError;
 
+use crate::api_client::ApiError;
 use crate::guest_files::GuestFileError;
+use crate::keeper::life::SessionError;
 use crate::monitor_process::{Ending, MonitorError};
-use crate::session::life::SessionError;
 use crate::state_dir::StateError;
 
 /// Exit code of cachot's own failures.
@@ -25,6 +31,49 @@ pub enum RunError {
     /// Values stay in the environment.
     #[error(transparent)]
     Scrub(#[from] ScrubError),
+    /// Values cannot be searched for.
+    #[error("the guest's output cannot be masked (--no-mask runs it all the same)")]
+    Needles(#[source] NeedleError),
+    /// A sealed value cannot be read back.
+    #[error("cannot read a sealed value")]
+    Value(#[source] ValueError),
+    /// A secret was dropped that there is not.
+    #[error("the image has no secret {0}: leave out --drop-secret {0}")]
+    NoSuchSecret(Name),
+    /// An image cannot be made or used.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An image says nothing of its workload that this version understands.
+    #[error("the image {0:?} was not made by `cachot snapshot create` of this version")]
+    Workload(PathBuf, #[source] serde_json::Error),
+    /// A read-only disk is not what it was.
+    #[error("the disk {0:?} has another length than when the snapshot was taken: restore the file")]
+    OtherDisk(PathBuf),
+    /// The host's CPU cannot be asked.
+    #[error("cannot find out what this host's CPU can do")]
+    HostCpu(#[source] KvmError),
+    /// The keeper of a VM did not do what it was asked for.
+    #[error("{message}")]
+    Refused {
+        /// Exit code to end with: 125 to 127.
+        code: u8,
+        /// Why.
+        message: String,
+    },
+    /// The VM's control socket.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The keeper of a VM is gone.
+    #[error("the VM {0:?} has ended")]
+    Gone(String),
+    /// The secrets of children.
+    #[error("the file {path:?} does not say what secrets each child has: {why}")]
+    PerChild {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// A file of the guest cannot be used.
     #[error(transparent)]
     GuestFile(#[from] GuestFileError),
@@ -79,7 +128,8 @@ pub enum RunError {
     },
 }
 
-pub(super) fn system(action: &'static str) -> impl FnOnce(io::Error) -> RunError {
+/// A failure of a system call.
+pub fn system(action: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::System { action, source }
 }
 
@@ -87,8 +137,21 @@ impl RunError {
     /// The exit code to report it with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Session(SessionError::NotStarted { code, .. }) => *code,
+            Self::Session(SessionError::NotStarted { code, .. }) | Self::Refused { code, .. } => {
+                *code
+            }
             _ => OWN_FAILURE,
         }
     }
+}
+
+/// An error with its causes.
+pub fn one_line(error: &RunError) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
 }

@@ -1,0 +1,218 @@
+//! `cachot snapshot create`: the keeper's VM into an image, published whole or not at all.
+//!
+//! The command owns the image: it makes the files, has the monitor fill them by way of the keeper, signs and publishes.
+//! Whatever ends it before that leaves nothing of the image, and the VM as it was.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use cachot_snapshot::image::{
+    Contents, Disk, Guest, HostKey, ImageWriter, Manifest, PartName, memfd,
+};
+use cachot_vmm::protocol::{OnResidue as Order, SnapshotReport, SnapshotRequest};
+use serde::Serialize;
+
+use crate::api_client;
+use crate::args::{CreateArgs, OnResidue};
+use crate::keeper::request::{Answer, Request, Stop};
+use crate::keeper_client::KeeperClient;
+use crate::state_dir::Places;
+use crate::vm::error::{RunError, system};
+use crate::vm::existing::Existing;
+use crate::vm::record::Record;
+
+/// Context id that every guest has: its host side is a socket of its own.
+const VSOCK_CID: u64 = cachot_devices::virtio::vsock::GUEST_CID;
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Created<'a> {
+    path: &'a std::path::Path,
+    paused_us: u64,
+    manifest: &'a Manifest,
+}
+
+/// Takes a snapshot and says what became of it.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn create(args: &CreateArgs, output: &mut impl Write) -> Result<(), RunError> {
+    let root = Places::of_process().root()?;
+    let vm = Existing::running(&root, &args.name)?;
+    let record = vm.record()?;
+    let key = HostKey::load_or_create(&root)?;
+    let mut writer = ImageWriter::create(&args.image_path, args.recipients.clone())?;
+    if record.disk.as_ref().is_some_and(|disk| !disk.read_only) {
+        writer.add_disk()?;
+    }
+    let rest = args.stop.then(|| Rest::begin(&vm)).transpose()?;
+    let order = SnapshotRequest {
+        on_residue: match (args.dangerously_keep_residue, args.on_residue) {
+            (true, _) => Order::Keep,
+            (false, OnResidue::Redact) => Order::Redact,
+            (false, OnResidue::Refuse) => Order::Refuse,
+        },
+        commitment_key: *key.commitment_key(writer.id()),
+    };
+    let report = fill(&vm, &writer, order, args)?;
+    let paused_us = report.paused_us;
+    let manifest = writer.publish(contents(&record, report), &key)?;
+    if let Some(rest) = rest {
+        rest.end()?;
+    }
+    let print = || system("print what was done");
+    if args.json {
+        let created = Created {
+            path: &args.image_path,
+            paused_us,
+            manifest: &manifest,
+        };
+        serde_json::to_writer_pretty(&mut *output, &created)
+            .map_err(|error| print()(error.into()))?;
+        writeln!(output).map_err(print())
+    } else {
+        describe(args, paused_us, &manifest, output).map_err(print())
+    }
+}
+
+/// Has the monitor fill the parts.
+fn fill(
+    vm: &Existing,
+    writer: &ImageWriter,
+    request: SnapshotRequest,
+    args: &CreateArgs,
+) -> Result<Box<SnapshotReport>, RunError> {
+    let part = |name| {
+        let part = writer.part(name);
+        part.expect("a new image has its four parts, and a disk that was added")
+    };
+    // What is encrypted is hashed as it is stored, and not here.
+    let scratch;
+    let digests: &File = if args.recipients.is_empty() {
+        writer.digests()
+    } else {
+        scratch = memfd::create().map_err(|errno| system("make a memory file")(errno.into()))?;
+        &scratch
+    };
+    let mut files: Vec<BorrowedFd<'_>> = [
+        PartName::Memory,
+        PartName::State,
+        PartName::Plan,
+        PartName::Needles,
+    ]
+    .map(|name| part(name).as_fd())
+    .into();
+    files.push(digests.as_fd());
+    files.extend(writer.part(PartName::Disk(0)).map(AsFd::as_fd));
+    order(vm, request, args.quiesce_workload, &files)
+}
+
+/// Has a VM's monitor fill files with a snapshot.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn order(
+    vm: &Existing,
+    request: SnapshotRequest,
+    quiesce: bool,
+    files: &[BorrowedFd<'_>],
+) -> Result<Box<SnapshotReport>, RunError> {
+    let keeper = KeeperClient::connect(vm)?;
+    keeper.ask(&Request::Snapshot { request, quiesce }, files)?;
+    loop {
+        match keeper.answer()? {
+            Answer::Written(report) => return Ok(report),
+            Answer::Progress(_) => {}
+            other => {
+                return Err(RunError::Refused {
+                    code: crate::run::OWN_FAILURE,
+                    message: format!("the keeper answered something else: {other:?}"),
+                });
+            }
+        }
+    }
+}
+
+fn contents(record: &Record, report: Box<SnapshotReport>) -> Contents {
+    let disks = record.disk.iter().map(|disk| Disk {
+        source: disk.path.display().to_string(),
+        read_only: disk.read_only,
+        length: disk.length,
+        part: (!disk.read_only).then_some(PartName::Disk(0)),
+        blake3: None,
+    });
+    Contents {
+        machine: report.machine,
+        guest: Guest {
+            name: record.name.clone(),
+            cmdline: record.cmdline,
+            disks: disks.collect(),
+            vsock_cid: VSOCK_CID,
+            keeper: serde_json::json!(record.workload),
+        },
+        secrets: record.secrets.clone(),
+        receipt: report.receipt,
+        lineage: record.lineage.clone(),
+    }
+}
+
+/// A VM that rests until it is ended; one that was running goes on if it is not.
+struct Rest<'a> {
+    vm: &'a Existing,
+    was_running: bool,
+}
+
+impl<'a> Rest<'a> {
+    fn begin(vm: &'a Existing) -> Result<Self, RunError> {
+        let state = api_client::request(vm, "GET", "/v1/state")?;
+        let was_running = state["state"] == "running";
+        if was_running {
+            api_client::request(vm, "PUT", "/v1/pause")?;
+        }
+        Ok(Self { vm, was_running })
+    }
+
+    /// Ends the VM.
+    fn end(mut self) -> Result<(), RunError> {
+        self.was_running = false;
+        let keeper = KeeperClient::connect(self.vm)?;
+        keeper.ask(&Request::Stop(Stop::Kill), &[])?;
+        match keeper.answer() {
+            Err(RunError::Gone(_)) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        if self.was_running
+            && let Err(error) = api_client::request(self.vm, "PUT", "/v1/resume")
+        {
+            eprintln!("cachot: the VM {} stays paused: {error}", self.vm.name());
+        }
+    }
+}
+
+fn describe(
+    args: &CreateArgs,
+    paused_us: u64,
+    manifest: &Manifest,
+    output: &mut impl Write,
+) -> io::Result<()> {
+    let receipt = &manifest.receipt;
+    let sum = |numbers: &mut dyn Iterator<Item = u64>| numbers.sum::<u64>();
+    writeln!(
+        output,
+        "{}: {} values searched for in {} MiB, {} copies found, {} bytes left out, {} left in; paused {}.{:03} ms",
+        args.image_path.display(),
+        receipt.needles,
+        receipt.bytes_scanned >> 20,
+        sum(&mut receipt.hits.iter().map(|hits| hits.count)),
+        sum(&mut receipt.redactions.iter().map(|one| one.bytes)),
+        sum(&mut receipt.residue.iter().map(|hits| hits.count)),
+        paused_us / 1000,
+        paused_us % 1000,
+    )
+}
