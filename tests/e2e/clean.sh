@@ -51,10 +51,25 @@ case $address in
 *) fail "the copy at $address does not begin a page" ;;
 esac
 
-# The keeper holds the value in sealed memory and nowhere else.
+# smaps_flags PROCESS ADDRESS: the flags of the mapping that the address is in
+smaps_flags() {
+    while read -r first rest; do
+        case $first in
+        *-*) [ $(($2)) -ge $((0x${first%-*})) ] && [ $(($2)) -lt $((0x${first#*-})) ] && found=1 ;;
+        VmFlags:) [ -z "$found" ] || { echo " $rest "; return; } ;;
+        esac
+    done <"/proc/$1/smaps"
+}
+
+# The keeper holds the value in sealed memory, and, to mask it, in locked memory; nowhere else.
 "$probe" scan-process "$keeper" "$work/value" >"$work/scan-keeper" || fail "the keeper cannot be searched"
 matches "control: the keeper holds the value" '^hit .*memfd:cachot-secret' "$(cat "$work/scan-keeper")"
-equal "in its sealed memory only" "" "$(grep '^hit' "$work/scan-keeper" | grep -v memfd:cachot-secret)"
+for address in $(grep '^hit' "$work/scan-keeper" | grep -v memfd:cachot-secret | cut -d ' ' -f 2); do
+    found=
+    flags=$(smaps_flags "$keeper" "$address")
+    matches "the copy at $address is locked" ' lo ' "$flags"
+    matches "and left out of core dumps" ' dd ' "$flags"
+done
 
 kill -TERM "$keeper"
 wait "$shell"

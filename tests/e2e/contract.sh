@@ -19,11 +19,11 @@ dd if=/dev/urandom of="$work/big" bs=1k count=3000 2>/dev/null
 equal "3 MB through the guest" "$(sha256sum <"$work/big")" "$(cachot run -i -- cat <"$work/big" | sha256sum)"
 equal "3 MB from the guest" 3000000 "$(cachot run -- sh -c 'head -c 3000000 /dev/zero' | wc -c | tr -d ' ')"
 
-exits "variables" 0 cachot run --env A=1 --env 'B=two words' --secret T=env:TOKEN,env --secret U=env:TOKEN,env --env U=plain -- \
+exits "variables" 0 cachot run --no-mask --env A=1 --env 'B=two words' --secret T=env:TOKEN,env --secret U=env:TOKEN,env --env U=plain -- \
     sh -c 'echo "$A|$B|$T|$U"'
 equal "variables: plain wins over secret" "1|two words|$TOKEN|plain" "$out"
 printf 'DB_PASSWORD=hunter2-but-longer\n# a comment\nexport APP_ENV="dev mode"\n' >"$work/app.env"
-exits "a dotenv file" 0 cachot run --secrets-env-file "$work/app.env" -- sh -c 'ls /run/secrets; echo "$DB_PASSWORD|$APP_ENV"'
+exits "a dotenv file" 0 cachot run --no-mask --secrets-env-file "$work/app.env" -- sh -c 'ls /run/secrets; echo "$DB_PASSWORD|$APP_ENV"'
 equal "a dotenv file: files and variables" "APP_ENV DB_PASSWORD hunter2-but-longer|dev mode" "$(echo $out)"
 
 exits "user by number" 0 cachot run --user 1234:99 -- sh -c 'id -u; id -g'

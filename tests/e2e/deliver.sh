@@ -9,12 +9,12 @@ exits "the example of the README" 0 cachot run --secret API_KEY=env:API_TOKEN --
 matches "ls shows mode, owner, length" '^-r-------- +1 root +root +40 .* API_KEY$' "$out"
 matches "wc counts 40 bytes" '^40 /run/secrets/API_KEY$' "$out"
 
-exits "the value is the variable's" 0 cachot run --secret API_KEY=env:API_TOKEN -- cat /run/secrets/API_KEY
+exits "the value is the variable's" 0 cachot run --no-mask --secret API_KEY=env:API_TOKEN -- cat /run/secrets/API_KEY
 equal "byte for byte, with nothing added" "$API_TOKEN" "$out"
 
 exits "another user is refused" 1 cachot run --secret API_KEY=env:API_TOKEN --user 65534:65534 -- cat /run/secrets/API_KEY
 matches "with EACCES" 'Permission denied' "$err"
-exits "its owner is not" 0 cachot run --secret API_KEY=env:API_TOKEN,uid=65534,gid=65534 --user 65534:65534 -- cat /run/secrets/API_KEY
+exits "its owner is not" 0 cachot run --no-mask --secret API_KEY=env:API_TOKEN,uid=65534,gid=65534 --user 65534:65534 -- cat /run/secrets/API_KEY
 equal "and reads it" "$API_TOKEN" "$out"
 exits "mode, uid and gid are the declaration's" 0 cachot run --secret API_KEY=env:API_TOKEN,mode=0440,uid=7,gid=9 -- stat -c '%a %u %g' /run/secrets/API_KEY
 equal "mode, uid and gid" "440 7 9" "$out"

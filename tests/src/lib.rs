@@ -28,8 +28,8 @@ pub fn run_script(name: &str, memory: &str, inputs: &[PathBuf]) {
     lab.arg("auto").arg(scripts.join(name).with_extension("sh"));
     lab.args(["--memory", memory, "--timeout", "500"]);
     lab.arg("--in").arg(scripts.join("lib.sh"));
-    // busybox has no `script`.
-    lab.args(["--program", "script"]);
+    // busybox has no `script`, and no client for HTTP on a Unix socket.
+    lab.args(["--program", "script", "--program", "curl"]);
     for input in inputs {
         lab.arg("--in").arg(input);
     }

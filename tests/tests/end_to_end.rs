@@ -33,6 +33,11 @@ fn machines_of_every_size_boot() {
 }
 
 #[test]
+fn the_power_button_is_heard() {
+    run_script("power", "4G", &[]);
+}
+
+#[test]
 fn bad_input_is_refused() {
     run_script("refuse", "4G", &[]);
 }
