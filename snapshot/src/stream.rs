@@ -339,7 +339,7 @@ mod tests {
     fn fragment() -> impl Strategy<Value = (usize, usize, usize, usize, usize, bool)> {
         (
             0..3usize,
-            0..15usize,
+            0..Encoding::ALL.len(),
             0..6000usize,
             1..6000usize,
             0..70usize,

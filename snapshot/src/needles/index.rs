@@ -5,13 +5,12 @@
 //! is found by bisection, however many values share a beginning. Filter, table and array hold hashes and
 //! positions; bytes of values are in locked memory only.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use cachot_secrets::LockedBuffer;
-use zeroize::{Zeroize, Zeroizing};
 
-use super::{EDGE_WINDOW, Form, WINDOW, is_telling};
+use super::order::{self, Suffix, is_before};
+use super::{EDGE_WINDOW, Form, NeedleError, WINDOW, is_telling};
 
 /// Bytes of a gram.
 pub(crate) const GRAM: usize = 8;
@@ -24,30 +23,6 @@ const MAX_FILTER_BITS: usize = 1 << 23;
 
 const FILTER_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 const TABLE_FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
-
-/// A suffix of a form: where it begins and ends in the text.
-#[derive(Clone, Copy)]
-struct Suffix {
-    start: u32,
-    end: u32,
-}
-
-/// A suffix and its first gram, for sorting.
-#[derive(Clone, Copy, Zeroize)]
-struct Keyed {
-    gram: u64,
-    start: u32,
-    end: u32,
-}
-
-impl Keyed {
-    fn suffix(&self) -> Suffix {
-        Suffix {
-            start: self.start,
-            end: self.end,
-        }
-    }
-}
 
 /// Suffixes that begin with one gram: a run of the sorted ones. No suffixes: an empty slot.
 #[derive(Clone, Copy, Default)]
@@ -64,7 +39,7 @@ pub(crate) struct Index {
     filter_shift: u32,
     table: Vec<Slot>,
     table_shift: u32,
-    /// Sorted by their bytes.
+    /// In the order of [`order::sort`].
     suffixes: Vec<Suffix>,
     /// The suffix of each form that begins with its first telling window, sorted by the window.
     beginnings: Vec<Suffix>,
@@ -86,26 +61,24 @@ pub(crate) struct Match {
 }
 
 impl Index {
-    pub fn new(text: LockedBuffer, forms: Vec<Form>) -> Self {
+    /// `text` has each form where it says, and [`order::END`] behind it.
+    ///
+    /// # Errors
+    /// See [`order::sort`].
+    pub fn new(text: LockedBuffer, forms: Vec<Form>) -> Result<Self, NeedleError> {
         let mut degenerate_windows = 0;
-        let mut keyed = Zeroizing::new(Vec::with_capacity(text.len()));
+        let mut suffixes = Vec::with_capacity(text.len());
         let mut beginnings = Vec::with_capacity(forms.len());
         for form in &forms {
-            let before = keyed.len();
-            degenerate_windows += add_suffixes(&text, form, &mut keyed);
-            beginnings.extend(keyed.get(before).map(Keyed::suffix));
+            let before = suffixes.len();
+            degenerate_windows += add_suffixes(&text, form, &mut suffixes);
+            beginnings.extend(suffixes.get(before));
         }
         beginnings.sort_unstable_by(|left, right| window(&text, *left).cmp(window(&text, *right)));
-        keyed.sort_unstable_by(|left: &Keyed, right: &Keyed| {
-            let rest = |suffix: &Keyed| &text[suffix.start as usize..suffix.end as usize];
-            // The first byte of a gram, which is its least significant one, decides first.
-            let order = |suffix: &Keyed| suffix.gram.swap_bytes();
-            order(left)
-                .cmp(&order(right))
-                .then_with(|| rest(left).cmp(rest(right)))
-        });
-        let grams = keyed.chunk_by(|left, right| left.gram == right.gram);
-        let count = grams.clone().count();
+        order::sort(&text, &forms, &mut suffixes)?;
+        let gram = |suffix: &Suffix| gram_at(&text, suffix.start as usize);
+        let runs = suffixes.chunk_by(|left, right| gram(left) == gram(right));
+        let count = runs.count();
 
         let bits = (count * BITS_A_GRAM)
             .next_power_of_two()
@@ -116,7 +89,7 @@ impl Index {
             filter_shift: 64 - bits.trailing_zeros(),
             table: vec![Slot::default(); slots],
             table_shift: 64 - slots.trailing_zeros(),
-            suffixes: Vec::with_capacity(keyed.len()),
+            suffixes,
             beginnings,
             short: BTreeMap::new(),
             stride: stride(&forms),
@@ -124,15 +97,29 @@ impl Index {
             text,
             forms,
         };
-        for run in grams {
-            // As many suffixes as bytes of text, whose offsets fit.
-            let first = u32::try_from(index.suffixes.len()).unwrap_or(u32::MAX);
-            let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
-            index.insert(run[0].gram, Slot { first, count });
-            index.suffixes.extend(run.iter().map(Keyed::suffix));
-        }
+        index.insert_all();
         index.find_short();
-        index
+        Ok(index)
+    }
+
+    /// Puts all grams into the filter and the table.
+    fn insert_all(&mut self) {
+        let mut first = 0;
+        while let Some(suffix) = self.suffixes.get(first) {
+            let gram = self.gram_of_text(suffix.start);
+            let rest = self.suffixes[first..].iter();
+            let count = rest
+                .take_while(|suffix| self.gram_of_text(suffix.start) == gram)
+                .count();
+            // As many suffixes as bytes of text, whose offsets fit.
+            let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+            let slot = Slot {
+                first: narrow(first),
+                count: narrow(count),
+            };
+            self.insert(gram, slot);
+            first += count;
+        }
     }
 
     fn insert(&mut self, gram: u64, slot: Slot) {
@@ -205,8 +192,7 @@ impl Index {
         let slot = self.find(gram_at(haystack, 0))?;
         let run = &self.suffixes[slot.first as usize..][..slot.count as usize];
         // Of all suffixes, those next to the haystack's place among them agree with it longest.
-        let place =
-            run.partition_point(|suffix| self.bytes(*suffix).cmp(haystack) == Ordering::Less);
+        let place = run.partition_point(|suffix| is_before(self.bytes(*suffix), haystack));
         let neighbours = [place.checked_sub(1), Some(place)];
         neighbours
             .into_iter()
@@ -242,10 +228,9 @@ impl Index {
         if run.len() >= GRAM && !self.may_have(gram_at(run, 0)) {
             return false;
         }
-        let place = self.suffixes.partition_point(|suffix| {
-            // Fewer bytes are compared than the suffixes were sorted by, in the same order.
-            window(&self.text, *suffix) < run
-        });
+        let place = self
+            .suffixes
+            .partition_point(|suffix| is_before(self.bytes(*suffix), run));
         let next = self.suffixes.get(place);
         next.is_some_and(|suffix| self.bytes(*suffix).starts_with(run))
     }
@@ -272,7 +257,7 @@ impl Index {
 
     /// The bytes of a form.
     pub fn form_bytes(&self, form: &Form) -> &[u8] {
-        &self.text[form.start as usize..][..form.len as usize]
+        form.bytes(&self.text)
     }
 
     /// How many bytes before `at`, in the same form, agree with the end of `before`.
@@ -284,13 +269,13 @@ impl Index {
     }
 
     fn bytes(&self, suffix: Suffix) -> &[u8] {
-        &self.text[suffix.start as usize..suffix.end as usize]
+        suffix.of(&self.text)
     }
 }
 
 /// The first bytes of a suffix, a window at most.
 fn window(text: &[u8], suffix: Suffix) -> &[u8] {
-    let bytes = &text[suffix.start as usize..suffix.end as usize];
+    let bytes = suffix.of(text);
     &bytes[..bytes.len().min(WINDOW)]
 }
 
@@ -321,8 +306,8 @@ fn stride(forms: &[Form]) -> usize {
 }
 
 /// Adds the suffixes of a form that begin with a gram of a telling window; returns the number of the other windows.
-fn add_suffixes(text: &[u8], form: &Form, suffixes: &mut Vec<Keyed>) -> u64 {
-    let bytes = &text[form.start as usize..][..form.len as usize];
+fn add_suffixes(text: &[u8], form: &Form, suffixes: &mut Vec<Suffix>) -> u64 {
+    let bytes = form.bytes(text);
     let window = form.threshold();
     let mut degenerate = 0;
     // Grams before this one are added or in no telling window.
@@ -333,8 +318,7 @@ fn add_suffixes(text: &[u8], form: &Form, suffixes: &mut Vec<Keyed>) -> u64 {
             continue;
         }
         for gram in next.max(at)..=at + window - GRAM {
-            suffixes.push(Keyed {
-                gram: gram_at(bytes, gram),
+            suffixes.push(Suffix {
                 start: form.start + u32::try_from(gram).unwrap_or(u32::MAX),
                 end: form.start + form.len,
             });

@@ -2,6 +2,7 @@
 
 mod encoding;
 mod index;
+mod order;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,12 @@ pub enum NeedleError {
     /// Memory for them cannot be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The machine is short of memory for the positions of what is searched for.
+    #[error(
+        "there is too little memory to search for the values that were delivered to this VM: free some, or use \
+         shorter secrets"
+    )]
+    Memory,
     /// They are too many or too long.
     #[error(
         "the values that were delivered to this VM have too many bytes to be searched for: with all encodings more \
@@ -83,6 +90,16 @@ impl Form {
     pub fn threshold(&self) -> usize {
         (self.len as usize).min(WINDOW)
     }
+
+    /// Where it ends in the text of all forms.
+    pub fn end(&self) -> usize {
+        self.start as usize + self.len as usize
+    }
+
+    /// Its bytes in that text.
+    pub fn bytes<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        &text[self.start as usize..self.end()]
+    }
 }
 
 /// All forms of all values, ready to be searched for.
@@ -118,7 +135,8 @@ impl Needles {
                     start: narrow(len)?,
                     len: narrow(form_len)?,
                 });
-                len += form_len;
+                // The byte behind it, too.
+                len += form_len + 1;
                 if len > MAX_FORMS_LEN {
                     return Err(NeedleError::Limit);
                 }
@@ -132,6 +150,7 @@ impl Needles {
                 text[at] = byte;
                 at += 1;
             });
+            text[at] = order::END;
         }
         let split = |value: Value| {
             let origin = Origin {
@@ -146,7 +165,7 @@ impl Needles {
             origins,
             whole: Whole::new(&values),
             values,
-            index: Index::new(text, forms),
+            index: Index::new(text, forms)?,
         })
     }
 
