@@ -93,7 +93,7 @@ pub struct ForkArgs {
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub count: u32,
 
-    /// Names of the children; otherwise they are the source's with -1, -2 and so on, or made up
+    /// Names of the children; they are made up otherwise
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub names: Vec<VmName>,
 

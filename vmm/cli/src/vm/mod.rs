@@ -5,6 +5,7 @@ pub mod existing;
 pub mod record;
 pub mod secrets;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -272,6 +273,7 @@ impl Vm {
             state,
         } = self;
         let output = std::cell::RefCell::new(output);
+        let has_started = Cell::new(false);
         let ends = Ends {
             monitor: monitor.socket(),
             control: &control,
@@ -279,7 +281,11 @@ impl Vm {
             commands: &commands,
             signals,
             window_size: &terminal::size,
-            started: &|| started(&state),
+            started: &|| {
+                started(&state)?;
+                has_started.set(true);
+                Ok(())
+            },
             written: &|| {
                 if let Some(output) = &mut *output.borrow_mut() {
                     // The log grows where the file system has no holes.
@@ -295,7 +301,12 @@ impl Vm {
         }
         let (ending, console) = keeper.run().map_err(system("wait for the guest"))?;
         let result = finish(monitor, console, ending);
-        leave(state, keeping.detached, &result)?;
+        // Of a start that failed the command that waited for it has heard.
+        let detached = match has_started.get() {
+            true => keeping.detached,
+            false => Detached::No,
+        };
+        leave(state, detached, &result)?;
         result
     }
 
