@@ -18,6 +18,7 @@ use crate::args::{CreateArgs, OnResidue};
 use crate::keeper::request::{Answer, Request, Stop};
 use crate::keeper_client::KeeperClient;
 use crate::state_dir::Places;
+use crate::text;
 use crate::vm::error::{RunError, system};
 use crate::vm::existing::Existing;
 use crate::vm::record::Record;
@@ -205,9 +206,9 @@ fn describe(
     let sum = |numbers: &mut dyn Iterator<Item = u64>| numbers.sum::<u64>();
     writeln!(
         output,
-        "{}: {} values searched for in {} MiB, {} copies found, {} bytes left out, {} left in; paused {}.{:03} ms",
+        "{}: {} searched for in {} MiB, {} copies found, {} bytes left out, {} left in; paused {}.{:03} ms",
         args.image_path.display(),
-        receipt.needles,
+        text::count(receipt.needles, "value"),
         receipt.bytes_scanned >> 20,
         sum(&mut receipt.hits.iter().map(|hits| hits.count)),
         sum(&mut receipt.redactions.iter().map(|one| one.bytes)),
