@@ -4,6 +4,8 @@
 //! ([`Plan::from_bytes`]). Its redactions are sorted, apart, and outside the attached pages, which are left out
 //! whole and which the device fills again.
 
+mod settle;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -24,6 +26,13 @@ pub enum PlanError {
         "the guest's memory holds more than {MAX_REDACTIONS} copies of secrets: stop what copies them, then try again"
     )]
     TooMany,
+    /// What is left out makes new residue again and again.
+    #[error(
+        "leaving copies of a secret out makes new ones of what is around them, {} times over: stop what fills the \
+         guest's memory with zeros and parts of the secret, then try again",
+        settle::MAX_ROUNDS
+    )]
+    Unsettled,
     /// The bytes are not a plan.
     #[error("the redaction plan is malformed: the image is damaged, or another version's")]
     Malformed(#[from] postcard::Error),
@@ -68,6 +77,24 @@ impl Redaction {
     #[must_use]
     pub fn range(&self) -> Range<u64> {
         self.start..self.start + u64::from(self.len)
+    }
+
+    /// The part of it at these positions, which are some of its own.
+    fn part(&self, positions: &Range<u64>) -> Self {
+        let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let skipped = positions.start - self.start;
+        let [before, behind] = self.shared_ends;
+        Self {
+            start: positions.start,
+            // Parts of its numbers, which fit.
+            len: narrow(positions.end - positions.start),
+            offset: self.offset + narrow(skipped),
+            shared_ends: [
+                before && skipped == 0,
+                behind && positions.end == self.range().end,
+            ],
+            ..*self
+        }
     }
 }
 
@@ -186,6 +213,10 @@ pub struct PlanBuilder<'a> {
     values: Vec<PlanValue>,
     attached: Vec<Range<u64>>,
     hits: Vec<Redaction>,
+    /// Ends of what [`Self::settle`] knows to be left out, by place and start.
+    taken: BTreeMap<(Place, u64), u64>,
+    /// Number of the hits that are in it.
+    settled: usize,
     too_many: bool,
 }
 
@@ -209,6 +240,8 @@ impl<'a> PlanBuilder<'a> {
         Self {
             needles,
             values: needles.origins().iter().enumerate().map(value).collect(),
+            taken: taken_by(&attached),
+            settled: 0,
             attached,
             hits: Vec::new(),
             too_many: false,
@@ -223,29 +256,24 @@ impl<'a> PlanBuilder<'a> {
 
     /// Adds a hit in a haystack that begins at `base`. What is in attached pages is left out anyway.
     pub fn add(&mut self, place: Place, base: u64, haystack: &[u8], hit: &Hit) {
-        let start = base + hit.start as u64;
-        let narrow = |number: usize| u32::try_from(number).ok();
-        let (Some(len), Some(value), Some(offset)) =
-            (narrow(hit.len), narrow(hit.value), narrow(hit.offset))
-        else {
-            // Forms are far shorter.
-            self.too_many = true;
-            return;
-        };
-        let redaction = Redaction {
-            place,
-            start,
-            len,
-            value,
-            encoding: hit.encoding,
-            offset,
-            shared_ends: self.needles.shares_ends(haystack, hit),
-        };
-        if self.hits.len() >= MAX_REDACTIONS {
-            self.too_many = true;
-        } else {
-            self.hits.push(redaction);
+        match self.redaction(place, base, haystack, hit) {
+            Some(redaction) if self.hits.len() < MAX_REDACTIONS => self.hits.push(redaction),
+            _ => self.too_many = true,
         }
+    }
+
+    /// A hit as a redaction, unless its numbers are too great: forms are far shorter.
+    fn redaction(&self, place: Place, base: u64, haystack: &[u8], hit: &Hit) -> Option<Redaction> {
+        let narrow = |number: usize| u32::try_from(number).ok();
+        Some(Redaction {
+            place,
+            start: base + hit.start as u64,
+            len: narrow(hit.len)?,
+            value: narrow(hit.value)?,
+            encoding: hit.encoding,
+            offset: narrow(hit.offset)?,
+            shared_ends: self.needles.shares_ends(haystack, hit),
+        })
     }
 
     /// Whether there are more hits than a plan can have, so that going on is of no use.
@@ -265,28 +293,12 @@ impl<'a> PlanBuilder<'a> {
         }
         self.hits
             .sort_by_key(|hit| (std::cmp::Reverse(hit.len), hit.place, hit.start));
-        // End and index of what is taken, by place and start.
-        let mut taken: BTreeMap<(Place, u64), u64> = BTreeMap::new();
-        for range in &self.attached {
-            taken.insert((Place::Ram, range.start), range.end);
-        }
+        let mut taken = taken_by(&self.attached);
         let mut redactions = Vec::with_capacity(self.hits.len());
         for hit in &self.hits {
             for free in free_parts(&taken, hit) {
-                let skipped = free.start - hit.start;
-                let [before, behind] = hit.shared_ends;
                 taken.insert((hit.place, free.start), free.end);
-                redactions.push(Redaction {
-                    start: free.start,
-                    // Parts of the hit, whose numbers fit.
-                    len: u32::try_from(free.end - free.start).unwrap_or(u32::MAX),
-                    offset: hit.offset + u32::try_from(skipped).unwrap_or(u32::MAX),
-                    shared_ends: [
-                        before && skipped == 0,
-                        behind && free.end == hit.range().end,
-                    ],
-                    ..*hit
-                });
+                redactions.push(hit.part(&free));
             }
         }
         if redactions.len() > MAX_REDACTIONS {
@@ -308,6 +320,13 @@ impl<'a> PlanBuilder<'a> {
             redactions,
         })
     }
+}
+
+/// Ends of the attached pages, by place and start.
+fn taken_by(attached: &[Range<u64>]) -> BTreeMap<(Place, u64), u64> {
+    let ends = attached.iter();
+    ends.map(|range| ((Place::Ram, range.start), range.end))
+        .collect()
 }
 
 /// The parts of a hit that nothing has taken yet.

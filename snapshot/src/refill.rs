@@ -202,6 +202,9 @@ mod tests {
             ControlFlow::Continue(())
         });
         assert!(search.is_continue());
+        builder
+            .settle(Place::Ram, 0, memory, Edges::PAGES)
+            .expect("few rounds");
         let plan = builder.build().expect("few hits");
         for range in plan.left_out() {
             let index = |at: u64| usize::try_from(at).expect("small");
@@ -307,6 +310,22 @@ mod tests {
 
         assert_eq!((none.restored, unknown.restored), (0, 0));
         assert_eq!(target.0, memory);
+    }
+
+    #[test]
+    fn test_refill_what_only_redaction_made_residue_is_restored_too() {
+        // Zeros in the place of the whole value stand before the end of a run that has zeros before it.
+        let value = b"abcdefg\0\0\0\0\0\0\0\0\0\0hijklmn";
+        let original = [&value[..], b"hijklmn.......... and so on"].concat();
+        let mut memory = original.clone();
+
+        let plan = redact(&mut memory, value);
+
+        assert!(plan.redactions().len() > 1);
+        assert_eq!(memory[value.len()..][..7], [0; 7]);
+        let (memory, done) = refilled(&plan, memory, value);
+        assert_eq!(memory, original);
+        assert!(done.left_zero.is_empty());
     }
 
     proptest! {
