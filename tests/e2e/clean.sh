@@ -64,12 +64,13 @@ smaps_flags() {
 # The keeper holds the value in sealed memory, and, to mask it, in locked memory; nowhere else.
 "$probe" scan-process "$keeper" "$work/value" >"$work/scan-keeper" || fail "the keeper cannot be searched"
 matches "control: the keeper holds the value" '^hit .*memfd:cachot-secret' "$(cat "$work/scan-keeper")"
-for address in $(grep '^hit' "$work/scan-keeper" | grep -v memfd:cachot-secret | cut -d ' ' -f 2); do
+grep '^hit' "$work/scan-keeper" | grep -v memfd:cachot-secret | cut -d ' ' -f 2 >"$work/copies"
+while read -r address; do
     found=
     flags=$(smaps_flags "$keeper" "$address")
     matches "the copy at $address is locked" ' lo ' "$flags"
     matches "and left out of core dumps" ' dd ' "$flags"
-done
+done <"$work/copies"
 
 kill -TERM "$keeper"
 wait "$shell"

@@ -50,7 +50,7 @@ impl Copy<'_, '_> {
             let to = bytes.len().min(from + PIECE);
             let start = extent.start.0 + from as u64;
             let searched = &bytes[from..bytes.len().min(to + BEHIND)];
-            if self.search(start, to - from, searched).is_break() {
+            if self.search(start, to - from, searched)?.is_break() {
                 break;
             }
             let (file, offset) = (&files.memory, offset + from as u64);
@@ -61,18 +61,23 @@ impl Copy<'_, '_> {
         Ok(())
     }
 
-    /// Finds what begins in the piece of this length at `start`.
-    fn search(&mut self, start: u64, len: usize, searched: &[u8]) -> ControlFlow<()> {
+    /// Finds what begins in the piece of this length at `start`, and what would be residue without that.
+    fn search(
+        &mut self,
+        start: u64,
+        len: usize,
+        bytes: &[u8],
+    ) -> Result<ControlFlow<()>, JobError> {
         let Self { plan, tally, .. } = self;
         let mut new = Vec::new();
         let end = self.end;
-        let searched = self.needles.scan(searched, Edges::PAGES, &mut |hit| {
+        let searched = self.needles.scan(bytes, Edges::PAGES, &mut |hit| {
             let range = range_of(start, &hit);
             // The rest of what began in the piece before.
             let is_rest = hit.start == 0 && range.end <= end;
             if hit.start < len && !is_rest {
                 tally.count(place_of(plan, range.start), hit.encoding);
-                plan.add(Place::Ram, start, searched, &hit);
+                plan.add(Place::Ram, start, bytes, &hit);
                 new.push(range);
             }
             if plan.is_full() {
@@ -84,9 +89,10 @@ impl Copy<'_, '_> {
         self.progress.hits += new.len() as u64;
         self.end = new.iter().map(|range| range.end).fold(end, u64::max);
         if !self.keep && !new.is_empty() {
+            new.extend(plan.settle(Place::Ram, start, bytes, Edges::PAGES)?);
             self.leave_out(start, new);
         }
-        searched
+        Ok(searched)
     }
 
     /// Adds what was found from `start` on, and forgets what lies before it.

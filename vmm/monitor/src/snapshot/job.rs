@@ -104,6 +104,9 @@ impl<'a> Job<'a> {
             if found.is_break() {
                 break;
             }
+            if !keep {
+                plan.settle(Place::Vcpu(number), 0, bytes, edges)?;
+            }
         }
         let mut plan = plan.build()?;
         if self.order.request.on_residue == OnResidue::Refuse && !plan.redactions().is_empty() {
