@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::api_client;
 use crate::args::PsArgs;
 use crate::state_dir::Places;
+use crate::text;
 use crate::vm::error::{RunError, system};
 use crate::vm::existing::Existing;
 use crate::vm::now;
@@ -91,8 +92,8 @@ fn table(listed: &[Listed], output: &mut impl Write) -> io::Result<()> {
             |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
         let age = vm.created.map(|created| {
             let age = Duration::from_secs(now().saturating_sub(created));
-            let text = humantime::format_duration(age).to_string();
-            text.split_inclusive(' ').take(2).collect::<String>()
+            let age = humantime::format_duration(age).to_string();
+            age.split_inclusive(' ').take(2).collect::<String>()
         });
         rows.push([
             vm.name.clone(),
@@ -108,29 +109,5 @@ fn table(listed: &[Listed], output: &mut impl Write) -> io::Result<()> {
             vm.command.join(" ").escape_debug().to_string(),
         ]);
     }
-    write_table(&rows, output)
-}
-
-/// Writes rows whose columns stand under each other.
-///
-/// # Errors
-/// What writing said.
-pub fn write_table<const N: usize>(
-    rows: &[[String; N]],
-    output: &mut impl Write,
-) -> io::Result<()> {
-    let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    for row in rows {
-        let cells = row.iter().zip(widths);
-        let line: String = cells
-            .map(|(cell, width)| format!("{cell:width$}   "))
-            .collect();
-        writeln!(output, "{}", line.trim_end())?;
-    }
-    Ok(())
+    text::table(&rows, output)
 }
