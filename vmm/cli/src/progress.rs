@@ -1,4 +1,4 @@
-//! The progress of a search: a bar on standard error while that is a terminal, and nothing otherwise.
+//! The progress of a search or a copy: a bar on standard error while that is a terminal, and nothing otherwise.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -50,6 +50,12 @@ impl Progress {
         ));
     }
 
+    /// The bytes that are done, and what stands beside the bar.
+    #[cfg(test)]
+    pub fn shown(&self) -> (u64, String) {
+        (self.bar.position(), self.bar.message())
+    }
+
     /// Does `write`, which may write to the terminal, while the bar is out of the way.
     pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
         self.bar.suspend(write)
@@ -78,8 +84,7 @@ mod tests {
             }
         });
         progress.add_hits(0);
-        assert_eq!(progress.bar.position(), 400);
-        assert_eq!(progress.bar.message(), "2 needles, 4 hits");
+        assert_eq!(progress.shown(), (400, "2 needles, 4 hits".to_owned()));
         assert_eq!(progress.aside(|| 7), 7);
     }
 }

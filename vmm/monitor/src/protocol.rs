@@ -102,6 +102,8 @@ pub struct SnapshotProgress {
     pub total: u64,
     /// Copies of values that were found so far.
     pub hits: u64,
+    /// Distinct values that are searched for.
+    pub needles: u64,
 }
 
 /// The steps of a snapshot.

@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use cachot_snapshot::image::{
     Contents, Disk, Guest, HostKey, ImageWriter, Manifest, PartName, memfd,
 };
-use cachot_vmm::protocol::{OnResidue as Order, SnapshotReport, SnapshotRequest};
+use cachot_vmm::protocol::{OnResidue as Order, SnapshotProgress, SnapshotReport, SnapshotRequest};
 use serde::Serialize;
 
+use super::steps::Steps;
 use crate::api_client;
 use crate::args::{CreateArgs, OnResidue};
 use crate::keeper::request::{Answer, Request, Stop};
@@ -106,10 +107,13 @@ fn fill(
     .into();
     files.push(digests.as_fd());
     files.extend(writer.part(PartName::Disk(0)).map(AsFd::as_fd));
-    order(vm, request, args.quiesce_workload, &files)
+    let mut steps = Steps::default();
+    order(vm, request, args.quiesce_workload, &files, &mut |told| {
+        steps.tell(told);
+    })
 }
 
-/// Has a VM's monitor fill files with a snapshot.
+/// Has a VM's monitor fill files with a snapshot, and passes on how far that is.
 ///
 /// # Errors
 /// See [`RunError`].
@@ -118,13 +122,14 @@ pub fn order(
     request: SnapshotRequest,
     quiesce: bool,
     files: &[BorrowedFd<'_>],
+    progress: &mut dyn FnMut(&SnapshotProgress),
 ) -> Result<Box<SnapshotReport>, RunError> {
     let keeper = KeeperClient::connect(vm)?;
     keeper.ask(&Request::Snapshot { request, quiesce }, files)?;
     loop {
         match keeper.answer()? {
             Answer::Written(report) => return Ok(report),
-            Answer::Progress(_) => {}
+            Answer::Progress(told) => progress(&told),
             other => {
                 return Err(RunError::Refused {
                     code: crate::run::OWN_FAILURE,

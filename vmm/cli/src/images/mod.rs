@@ -10,6 +10,7 @@ mod report;
 mod scan;
 mod search;
 mod secrets;
+mod steps;
 mod values;
 mod verify;
 mod walk;

@@ -44,7 +44,8 @@ pub fn source(vm: &Existing, quiesce: bool, root: &Path) -> Result<Source, RunEr
         on_residue: OnResidue::Redact,
         commitment_key: *key,
     };
-    let report = order(vm, request, quiesce, &descriptors)?;
+    // No bar: it has a thread, and what comes next makes processes of this one.
+    let report = order(vm, request, quiesce, &descriptors, &mut |_| {})?;
     let mut parts = files.into_iter().map(|file| -> Result<OwnedFd, RunError> {
         memfd::seal(&file).map_err(failed)?;
         Ok(file.into())

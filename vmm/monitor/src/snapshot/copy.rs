@@ -176,7 +176,7 @@ mod tests {
             needles: &needles,
             plan: &mut plan,
             tally: &mut tally,
-            progress: Progress::new(&reporter, SnapshotStep::Copy, MIN_SIZE),
+            progress: Progress::new(&reporter, SnapshotStep::Copy, MIN_SIZE, &needles),
             left_out: Vec::new(),
             keep: false,
             end: 0,

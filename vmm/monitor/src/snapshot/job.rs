@@ -80,7 +80,7 @@ impl<'a> Job<'a> {
             },
             plan: &mut plan,
             tally: &mut tally,
-            progress: Progress::new(self.reporter, SnapshotStep::Copy, total),
+            progress: Progress::new(self.reporter, SnapshotStep::Copy, total, &self.needles),
             keep,
             end: 0,
         };
@@ -231,7 +231,7 @@ impl Written<'_> {
         } = self.job;
         let keep = order.request.on_residue == OnResidue::Keep;
         memory::begin_writing_out(&order.files.memory);
-        let mut progress = Progress::new(reporter, SnapshotStep::Verify, self.total);
+        let mut progress = Progress::new(reporter, SnapshotStep::Verify, self.total, &needles);
         let mut residue = Tally::default();
         let mut first = None;
         let mut search = |place, offset: u64, bytes: &[u8], edges| {

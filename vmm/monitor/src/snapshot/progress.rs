@@ -1,5 +1,7 @@
 //! How far a snapshot is, told now and then.
 
+use cachot_snapshot::needles::Needles;
+
 use super::worker::{Report, Reporter};
 use crate::protocol::{SnapshotProgress, SnapshotStep};
 
@@ -15,11 +17,12 @@ pub struct Progress<'a> {
     /// Copies of values that were found so far.
     pub hits: u64,
     reported: u64,
+    needles: u64,
 }
 
 impl<'a> Progress<'a> {
-    /// Nothing of `total` bytes is done.
-    pub fn new(reporter: &'a Reporter, step: SnapshotStep, total: u64) -> Self {
+    /// Nothing of `total` bytes is done, which are searched for these values.
+    pub fn new(reporter: &'a Reporter, step: SnapshotStep, total: u64, needles: &Needles) -> Self {
         Self {
             reporter,
             step,
@@ -27,6 +30,7 @@ impl<'a> Progress<'a> {
             total,
             hits: 0,
             reported: 0,
+            needles: needles.origins().len() as u64,
         }
     }
 
@@ -42,6 +46,7 @@ impl<'a> Progress<'a> {
             done: self.done.min(self.total),
             total: self.total,
             hits: self.hits,
+            needles: self.needles,
         }));
     }
 }
