@@ -109,6 +109,8 @@ pub struct Keeper<'a> {
     /// Number of the next client.
     next_client: u32,
     snapshot: Option<Snapshotting>,
+    /// Orders to bring the workload to rest that the guest has not answered.
+    freezes: u32,
     /// What output is searched for.
     needles: Option<Arc<Needles>>,
     /// The session whose output was written last.
@@ -137,6 +139,7 @@ impl<'a> Keeper<'a> {
             clients: BTreeMap::new(),
             commands: BTreeMap::new(),
             snapshot: None,
+            freezes: 0,
             needles: None,
             last_output: 0,
         })
@@ -384,6 +387,7 @@ impl<'a> Keeper<'a> {
         }
         if !open {
             self.control = None;
+            self.freezes = 0;
             self.life.control_closed(now);
             self.lose_commands();
         }

@@ -57,6 +57,7 @@ impl Keeper<'_> {
         if quiesce {
             // A short message.
             self.tell_guest(&ToGuest::Freeze).ok();
+            self.freezes += 1;
         } else {
             self.order_snapshot();
         }
@@ -64,7 +65,10 @@ impl Keeper<'_> {
 
     /// The workload rests, or does not.
     pub(super) fn frozen(&mut self, failure: Option<String>) {
+        self.freezes = self.freezes.saturating_sub(1);
         match failure {
+            // The answer to an order that was given up: the workload has been let go on since.
+            _ if self.freezes > 0 => {}
             _ if self
                 .snapshot
                 .as_ref()
