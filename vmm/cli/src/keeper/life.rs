@@ -62,7 +62,8 @@ pub enum SessionError {
     NotRenewed(String),
     /// An image without its workload.
     #[error(
-        "the image was made before its command had started, and does not say which one: a secret's value was among          its arguments or variables. Take the snapshot once the command runs"
+        "the image was made before its command had started, and does not say which one: a secret's value was among \
+         its arguments or variables. Take the snapshot once the command runs"
     )]
     Withheld,
     /// No command within [`BOOT_PATIENCE`].
