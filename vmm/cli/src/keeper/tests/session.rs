@@ -1,181 +1,18 @@
-//! A keeper whose guest, monitor and commands are played by a thread.
+//! The workload's session: streams, exit code, signals, time limits, guests and monitors that die.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cachot_control::{
-    Start, Stream, StreamHeader, ToGuest, ToHost, VERSION, WindowSize, read_frame, write_frame,
-};
-use cachot_vmm::protocol::{self, StopReason, ToKeeper};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair,
-};
+use cachot_control::{Start, Stream, ToGuest, ToHost, WindowSize, read_frame, write_frame};
+use cachot_vmm::protocol::{StopReason, ToKeeper};
 
-use super::console::Console;
-use super::life::{Ending, Life, SessionError};
-use super::streams::Stdio;
-use super::{Ends, Keeper};
-use crate::log::Log;
-use crate::signals::Signals;
-
-/// The guest's and the monitor's side.
-struct Guest {
-    folder: PathBuf,
-    monitor: OwnedFd,
-}
-
-impl Guest {
-    fn control(&self) -> UnixStream {
-        let mut control = UnixStream::connect(self.folder.join("control")).expect("connected");
-        let hello = ToHost::Hello {
-            version: VERSION,
-            uptime_us: 1,
-        };
-        write_frame(&mut control, &hello).expect("sent");
-        control
-    }
-
-    fn stream(&self, stream: Stream) -> UnixStream {
-        self.stream_of(1, stream)
-    }
-
-    fn stream_of(&self, session: u32, stream: Stream) -> UnixStream {
-        let mut socket = UnixStream::connect(self.folder.join("streams")).expect("connected");
-        write_frame(&mut socket, &StreamHeader { session, stream }).expect("sent");
-        socket
-    }
-
-    fn tell_keeper(&self, message: &ToKeeper) {
-        protocol::send(self.monitor.as_fd(), message, &[]).expect("sent");
-    }
-}
-
-fn started(control: &mut UnixStream) {
-    let start: ToGuest = read_frame(control).expect("a message");
-    assert!(matches!(start, ToGuest::Start(_)), "{start:?}");
-    write_frame(control, &ToHost::Started { session: 1 }).expect("sent");
-}
-
-fn exited(control: &mut UnixStream, code: u8) {
-    write_frame(control, &ToHost::Exited { session: 1, code }).expect("sent");
-}
-
-fn start() -> Start {
-    Start {
-        session: 1,
-        root: None,
-        argv: vec!["true".into()],
-        env: Vec::new(),
-        secrets: Vec::new(),
-        secret_env: Vec::new(),
-        user: None,
-        workdir: None,
-        terminal: None,
-        stdin: true,
-    }
-}
-
-/// What a session came to.
-struct Played {
-    ending: Ending,
-    output: Vec<u8>,
-    error: Vec<u8>,
-}
-
-impl Played {
-    fn code(&self) -> u8 {
-        *self.ending.result.as_ref().expect("an exit code")
-    }
-}
-
-/// Runs a session whose other side is `guest` and whose user types `input`.
-fn play(input: &[u8], guest: impl FnOnce(Guest) + Send + 'static) -> Played {
-    let output = tempfile::tempfile().expect("a file");
-    let (ending, error) = play_to(&start(), None, input, output.as_fd(), guest);
-    Played {
-        ending,
-        output: content(output),
-        error,
-    }
-}
-
-fn play_to(
-    start: &Start,
-    timeout: Option<Duration>,
-    input: &[u8],
-    output: impl AsFd,
-    guest: impl FnOnce(Guest) + Send + 'static,
-) -> (Ending, Vec<u8>) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let listen = |name| UnixListener::bind(folder.path().join(name)).expect("listening");
-    let (control, streams) = (listen("control"), listen("streams"));
-    let commands = listen_for_packets(&folder.path().join("commands"));
-    let (keeper, monitor) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .expect("a pair");
-    let (reader, mut writer) = std::io::pipe().expect("a pipe");
-    writer.write_all(input).expect("fits the pipe");
-    drop(writer);
-    let error = tempfile::tempfile().expect("a file");
-    let played = Guest {
-        folder: folder.path().to_owned(),
-        monitor,
-    };
-    let signals = Signals::block().expect("blocked");
-    let guest = thread::spawn(move || guest(played));
-    let ends = Ends {
-        monitor: keeper.as_fd(),
-        control: &control,
-        streams: &streams,
-        commands: &commands,
-        signals: &signals,
-        window_size: &|| Some(WindowSize { rows: 9, cols: 9 }),
-        started: &|| Ok(()),
-        written: &|| {},
-        workload: start,
-    };
-    let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().expect("a descriptor");
-    let stdio = Stdio {
-        input: start.stdin.then(|| duplicate(reader.as_fd())),
-        output: duplicate(output.as_fd()),
-        error: start.terminal.is_none().then(|| duplicate(error.as_fd())),
-    };
-    let log = Log::new(tempfile::tempfile().expect("a file"));
-    let (console, _) = Console::new(log, false).expect("a console");
-    let life = Life::new(start.clone(), timeout, Instant::now());
-    let keeper = Keeper::new(&ends, life, stdio, console).expect("a keeper");
-    let (ending, _) = keeper.run().expect("no failure of its own");
-    // Whoever waits for the end of a connection hears it now.
-    drop(output);
-    guest.join().expect("the guest's part went as written");
-    (ending, content(error))
-}
-
-fn listen_for_packets(path: &Path) -> OwnedFd {
-    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-    let socket = socket_with(AddressFamily::UNIX, kind, flags, None).expect("a socket");
-    let address = SocketAddrUnix::new(path).expect("a short path");
-    bind(&socket, &address).expect("a name");
-    listen(&socket, 8).expect("listening");
-    socket
-}
-
-fn content(mut file: File) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    std::io::Seek::rewind(&mut file).expect("a file");
-    file.read_to_end(&mut bytes).expect("readable");
-    bytes
-}
+use super::{exited, play, play_to, start, started};
+use crate::keeper::life::SessionError;
 
 #[test]
 fn test_session_carries_all_three_streams_and_the_exit_code() {
