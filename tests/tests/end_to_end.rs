@@ -48,6 +48,11 @@ fn faults_leave_nothing_behind() {
 }
 
 #[test]
+fn vms_that_nobody_watches_can_be_managed() {
+    run_script("vms", "4G", &[]);
+}
+
+#[test]
 fn a_root_image_boots_and_stays_as_it_was() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let image = rootfs(folder.path());
