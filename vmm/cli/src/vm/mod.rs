@@ -44,6 +44,10 @@ pub const OUTPUT_LOG: &str = "output.log";
 /// Name of the log of the guest's console in the state folder.
 pub const CONSOLE_LOG: &str = "console.log";
 
+/// Most bytes of all values together that output is searched for, the shortest first: the search is made ready while the
+/// guest, which does not wait for its keeper for ever, boots.
+const MAX_MASKED: usize = 64 << 10;
+
 /// How long the guest may take to power itself off once its workload has ended.
 const POWER_OFF_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -406,7 +410,18 @@ fn needles(secrets: &[Secret]) -> Result<Option<Arc<Needles>>, RunError> {
     if secrets.is_empty() {
         return Ok(None);
     }
-    let values = secrets.iter().map(|secret| {
+    let mut shortest_first: Vec<_> = secrets.iter().collect();
+    shortest_first.sort_by_key(|secret| secret.value.len());
+    let mut total = 0;
+    let masked = shortest_first.into_iter().filter(|secret| {
+        total += secret.value.len();
+        if total > MAX_MASKED {
+            let name = &secret.declared.name;
+            eprintln!("cachot: warning: secret {name}: its value is too long to be masked in what the guest prints");
+        }
+        total <= MAX_MASKED
+    });
+    let values = masked.map(|secret| {
         Ok(Value {
             name: secret.declared.name.clone(),
             version: secret.declared.version,
