@@ -97,14 +97,25 @@ impl Control {
             self.outbox = state.iter().flat_map(encode).collect();
         }
         let mut received = Vec::new();
-        if let Err(error) = self.receive(&mut received).and_then(|()| self.send(now)) {
+        let exchanged = self.receive(&mut received).and_then(|()| self.send(now));
+        self.lose_on_error(exchanged, now);
+        received
+    }
+
+    /// Sends what was queued, as far as possible without waiting.
+    pub fn flush(&mut self, now: Instant) {
+        let sent = self.send(now);
+        self.lose_on_error(sent, now);
+    }
+
+    fn lose_on_error(&mut self, result: io::Result<()>, now: Instant) {
+        if let Err(error) = result {
             self.link.lose(now, error);
             self.alone_since = now;
             if let Goodbye::Said(_) = self.goodbye {
                 self.goodbye = Goodbye::Wanted;
             }
         }
-        received
     }
 
     /// What wakes it.

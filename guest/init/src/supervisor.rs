@@ -164,8 +164,9 @@ impl<T: Transport> Supervisor<T> {
         self.answer(frozen);
         self.keep_renewing(now);
         self.keep_stopping(now);
-        // What was just queued goes out before the loop waits.
-        self.exchange(now);
+        // What was just queued goes out before the loop waits. Nothing is heard here: what a message begins would
+        // wait for whatever wakes the loop next.
+        self.control.flush(now);
         if self.control.is_flushed() && self.sessions.forget_ended() {
             self.tidy();
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use cachot_control::{ToGuest, ToHost};
 
@@ -66,6 +67,22 @@ fn test_renew_again_gives_another_boot_id_under_the_same_mount() {
 
     assert_ne!(keeper.read("boot_id"), first);
     assert_eq!(keeper.read("kernel").matches("mount boot_id").count(), 1);
+}
+
+#[test]
+fn test_renew_is_answered_at_whatever_moment_of_the_loop_it_arrives() {
+    let mut keeper = Keeper::boot();
+    // A session that does not exist: the guest's loop turns once.
+    let wake = ToGuest::Signal {
+        session: 99,
+        signal: libc::SIGHUP,
+    };
+    for attempt in 0..2000 {
+        keeper.tell(&wake);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(attempt % 100) {}
+        assert_eq!(keeper.renew(), Vec::<String>::new(), "attempt {attempt}");
+    }
 }
 
 #[test]
