@@ -48,7 +48,7 @@ pub struct Hit {
 
 impl Needles {
     /// Finds all residue in `haystack`. Every byte of residue is in at least one of the hits that `on_hit` gets;
-    /// where forms have runs in common, one of them is named. `on_hit` may end the search.
+    /// where forms have runs in common, the plainest of them is named. `on_hit` may end the search.
     pub fn scan(
         &self,
         haystack: &[u8],
@@ -270,13 +270,20 @@ impl Scan<'_> {
             return ControlFlow::Continue(end);
         }
         self.last = (begin, end);
-        let form = self.index.form_at(found.at);
+        let mut form = self.index.form_at(found.at);
+        let mut offset = (found.at - form.start) as usize - before;
+        if form.encoding != Encoding::Raw
+            && let Some(first) = self.index.earliest(&self.haystack[begin..end])
+        {
+            form = self.index.form_at(first);
+            offset = (first - form.start) as usize;
+        }
         (self.on_hit)(Hit {
             start: begin,
             len: end - begin,
             value: form.value as usize,
             encoding: form.encoding,
-            offset: (found.at - form.start) as usize - before,
+            offset,
         })?;
         ControlFlow::Continue(end)
     }
@@ -318,5 +325,44 @@ mod tests {
 
         assert!(search.is_continue());
         assert_eq!(hits, [(0, 16, 16), (1, 16, 1)]);
+    }
+
+    #[test]
+    fn test_scan_names_the_plainest_of_the_forms_that_have_a_run() {
+        // At both ends of a value its raw, percent-encoded and JSON forms are the same, and so are the two alphabets
+        // of base64 but for the sign in the middle.
+        let value = b"abcdefghijklmnopqrstuvwx??\"yzABCDEFGHIJKLMNOPQRSTUVWX";
+        let form = |encoding: Encoding| {
+            let mut form = Vec::new();
+            encoding.encode(value, &mut |byte| form.push(byte));
+            form
+        };
+        let needles = Needles::new(vec![Value {
+            name: "A".parse().expect("a name"),
+            version: 1,
+            bytes: cachot_secrets::SecretValue::copy_of(value).expect("a value"),
+        }])
+        .expect("memory");
+        let base64 = form(Encoding::Base64(0));
+        let percent = form(Encoding::Percent);
+        for (run, wanted) in [
+            (&value[..20], (Encoding::Raw, 0)),
+            (&value[4..24], (Encoding::Raw, 4)),
+            (&value[27..], (Encoding::Raw, 27)),
+            (&value[35..], (Encoding::Raw, 35)),
+            (&base64[..30], (Encoding::Base64(0), 0)),
+            (&base64[40..], (Encoding::Base64(0), 40)),
+            // What only one form has is still that one.
+            (&percent[10..], (Encoding::Percent, 10)),
+        ] {
+            let mut hits = Vec::new();
+            let search = needles.scan(run, Edges::Ends, &mut |hit| {
+                hits.push((hit.encoding, hit.offset, hit.start, hit.len));
+                ControlFlow::Continue(())
+            });
+
+            assert!(search.is_continue());
+            assert_eq!(hits, [(wanted.0, wanted.1, 0, run.len())]);
+        }
     }
 }

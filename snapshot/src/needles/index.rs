@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use cachot_secrets::LockedBuffer;
 
+use super::earliest::Earliest;
 use super::order::{self, Suffix, is_before};
 use super::{EDGE_WINDOW, Form, NeedleError, WINDOW, is_telling};
 
@@ -41,6 +42,7 @@ pub(crate) struct Index {
     table_shift: u32,
     /// In the order of [`order::sort`].
     suffixes: Vec<Suffix>,
+    earliest: Earliest,
     /// The suffix of each form that begins with its first telling window, sorted by the window.
     beginnings: Vec<Suffix>,
     /// Forms shorter than a window, by the first suffix of their first gram.
@@ -89,6 +91,7 @@ impl Index {
             filter_shift: 64 - bits.trailing_zeros(),
             table: vec![Slot::default(); slots],
             table_shift: 64 - slots.trailing_zeros(),
+            earliest: Earliest::new(&suffixes),
             suffixes,
             beginnings,
             short: BTreeMap::new(),
@@ -203,6 +206,18 @@ impl Index {
                 at: suffix.start,
             })
             .max_by_key(|found| found.len)
+    }
+
+    /// The first place of the text that has this run. Where forms have it in common, that is in the plainest one: a
+    /// piece of a value that needs no escapes is the value's own, and not that of a text with escapes elsewhere.
+    /// Nothing if no window that tells something begins with it.
+    pub fn earliest(&self, run: &[u8]) -> Option<u32> {
+        let first = self
+            .suffixes
+            .partition_point(|suffix| is_before(self.bytes(*suffix), run));
+        let rest = &self.suffixes[first..];
+        let count = rest.partition_point(|suffix| self.bytes(*suffix).starts_with(run));
+        self.earliest.of(&self.suffixes, first..first + count)
     }
 
     /// The longest form that is shorter than a window and that `haystack` begins with.

@@ -1,5 +1,6 @@
 //! Needles: every form of every value that was delivered, in memory that is locked and wiped.
 
+mod earliest;
 mod encoding;
 mod index;
 mod order;
