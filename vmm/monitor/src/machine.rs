@@ -1,5 +1,6 @@
 //! The machine: KVM objects, memory and devices, with a first state that a kernel or a snapshot gives.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,7 @@ use cachot_devices::virtio::rng::RngDevice;
 use cachot_devices::virtio::secrets::{HostError, Secret, SecretsDevice};
 use cachot_devices::virtio::vsock::Vsock;
 use cachot_devices::virtio::{RestoreError, VirtioDevice};
+use cachot_secrets::Name;
 use event_manager::MutEventSubscriber;
 use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::{Kvm, VmFd};
@@ -133,6 +135,8 @@ pub struct Machine {
     pub ram: GuestRam,
     /// The file of the disk that the guest may write to, if it has one.
     pub writable_disk: Option<File>,
+    /// Copies of secrets that its restore could not put back, by secret.
+    pub left_zero: BTreeMap<Name, u64>,
     /// CPUID table of each vCPU.
     cpuids: Vec<Vec<kvm_cpuid_entry2>>,
     vm: VmFd,
@@ -195,10 +199,11 @@ pub fn build(
     } else {
         Swap::Locked
     };
-    let (ram, first) = match setup.source {
+    let (ram, first, left_zero) = match setup.source {
         Source::Kernel { kernel, initrd } => (
             GuestRam::new(setup.config.memory, swap)?,
             First::Kernel { kernel, initrd },
+            BTreeMap::new(),
         ),
         Source::Image {
             memory,
@@ -208,8 +213,8 @@ pub fn build(
             let key = setup.config.commitment_key;
             let mut image = Image::read(state, plan, &setup.secrets, key)?;
             let ram = image.map(memory, &setup.config, swap)?;
-            image.refill(&ram)?;
-            (ram, First::Image(Box::new(image)))
+            let refilled = image.refill(&ram)?;
+            (ram, First::Image(Box::new(image)), refilled.left_zero)
         }
     };
     let vm = kvm::create(&kvm, &ram)?;
@@ -289,6 +294,7 @@ pub fn build(
         bus,
         ram,
         writable_disk,
+        left_zero,
         cpuids,
         vm,
         kvm,

@@ -126,6 +126,13 @@ fn serve(keeper: &Arc<Keeper>, timeline: &Arc<Timeline>) -> Result<(), MonitorEr
     let snapshots =
         Snapshots::new(worker, &machine, !allow_swap).map_err(MonitorError::Snapshots)?;
     filter.install()?;
+    for (secret, copies) in &machine.left_zero {
+        let secret = secret.to_string();
+        keeper.tell(&ToKeeper::LeftZero {
+            secret,
+            copies: *copies,
+        })?;
+    }
     keeper.tell(&ToKeeper::Running)?;
     let life = Life::begin(name, machine, Arc::clone(timeline));
     let supervisor = Supervisor::new(

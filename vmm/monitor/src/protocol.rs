@@ -7,7 +7,7 @@
 //! 1. keeper: [`ToMonitor::Configure`] with one descriptor for each of [`Config::files`], in order;
 //! 2. keeper: [`ToMonitor::Secret`] for each secret, with one sealed memfd each;
 //! 3. keeper: [`ToMonitor::Boot`];
-//! 4. monitor: [`ToKeeper::Running`], later [`ToKeeper::Stopped`] and exit; or [`ToKeeper::Failed`] and exit
+//! 4. monitor: [`ToKeeper::LeftZero`] for each secret with such copies; [`ToKeeper::Running`], later [`ToKeeper::Stopped`] and exit; or [`ToKeeper::Failed`] and exit
 //!    with code 1, at any step;
 //! 5. while the machine runs or is paused, keeper: [`ToMonitor::Snapshot`] with one descriptor for each of
 //!    [`SNAPSHOT_FILES`], in order, and one more where the machine has a disk that it may write to; monitor: [`ToKeeper::SnapshotProgress`], any number of times, then
@@ -144,6 +144,14 @@ pub enum OnResidue {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToKeeper {
+    /// A machine that comes from a snapshot has copies of a secret that stay zero bytes: it has no value now, or one
+    /// that does not fit into them.
+    LeftZero {
+        /// Name of the secret.
+        secret: String,
+        /// How many they are.
+        copies: u64,
+    },
     /// vCPUs are about to run for the first time.
     Running,
     /// The guest has ended, and all of its memory is about to be released.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use cachot_snapshot::image::{CHUNK_LEN, Place};
-use cachot_vmm::protocol::{FileRole, OnResidue, ToKeeper};
+use cachot_vmm::protocol::{FileRole, OnResidue, ToKeeper, ToMonitor};
 use common::forget::{Guest, OTHER, Parts, VALUE, all_of, forget_config, hex, residue, windows_of};
 use common::kvm;
 
@@ -54,6 +54,25 @@ fn test_restored_with_another_value_every_copy_is_the_new_one() {
     for (value, child) in children {
         assert_eq!(child.finish(), all_of(value));
     }
+}
+
+#[test]
+fn test_restored_with_a_value_that_does_not_fit_copies_stay_zero_and_are_counted() {
+    let guest = Guest::boot(VALUE);
+    let (parts, _) = guest.snapshot(OnResidue::Redact);
+    let shorter = &OTHER[..OTHER.len() - 1];
+
+    let child = Guest::prepare(forget_config(), shorter, parts.image());
+    child.monitor.send(&ToMonitor::Boot);
+
+    let ToKeeper::LeftZero { secret, copies } = child.monitor.message() else {
+        panic!("nothing is told of copies");
+    };
+    assert_eq!(
+        (secret.as_str(), child.monitor.message()),
+        ("TOKEN", ToKeeper::Running)
+    );
+    assert!(copies > 3, "{copies}");
 }
 
 #[test]

@@ -431,6 +431,13 @@ impl<'a> Keeper<'a> {
 
     fn hear_monitor(&mut self, now: Instant) -> io::Result<Option<Action>> {
         match protocol::receive(self.ends.monitor) {
+            Ok((ToKeeper::LeftZero { secret, copies }, _)) => {
+                eprintln!(
+                    "cachot: warning: secret {secret}: its copies in guest memory stay zero ({copies} of them), for it \
+                     has no value now that fits"
+                );
+                Ok(None)
+            }
             Ok((ToKeeper::Running, _)) => Ok(None),
             Ok((ToKeeper::Stopped { reason }, _)) => {
                 self.life.stopped(reason);
