@@ -27,9 +27,12 @@ pub fn run_script(name: &str, memory: &str, inputs: &[PathBuf]) {
     let mut lab = Command::new(root().join("tests/lab/lab"));
     lab.arg("auto").arg(scripts.join(name).with_extension("sh"));
     lab.args(["--memory", memory, "--timeout", "500"]);
-    lab.arg("--in").arg(scripts.join("lib.sh"));
-    // busybox has no `script`, and no client for HTTP on a Unix socket.
+    for library in ["lib.sh", "hold.sh"] {
+        lab.arg("--in").arg(scripts.join(library));
+    }
+    // busybox has no `script`, no client for HTTP on a Unix socket, and its grep reads no binary files.
     lab.args(["--program", "script", "--program", "curl"]);
+    lab.args(["--program", "grep"]);
     for input in inputs {
         lab.arg("--in").arg(input);
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use age::secrecy::ExposeSecret;
 use cachot_tests::{root, run_script};
 
 #[test]
@@ -20,6 +21,51 @@ fn values_are_nowhere_else() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let image = rootfs(folder.path());
     run_script("clean", "4G", &[image]);
+}
+
+#[test]
+fn snapshots_forget_and_restores_do_not() {
+    run_script("forget", "4G", &[]);
+}
+
+#[test]
+fn copies_have_their_own_values() {
+    run_script("children", "4G", &[]);
+}
+
+#[test]
+fn no_value_on_a_disk_is_in_a_snapshot() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let image = rootfs(folder.path());
+    run_script("disks", "4G", &[image]);
+}
+
+#[test]
+fn encrypted_images_and_changed_ones() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let identity = age::x25519::Identity::generate();
+    let files = [
+        ("identity", identity.to_string().expose_secret().to_owned()),
+        ("recipient", identity.to_public().to_string()),
+    ];
+    let paths = files.map(|(name, content)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path
+    });
+    run_script("sealed", "4G", &paths);
+}
+
+#[test]
+fn copies_are_not_alike() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let image = rootfs(folder.path());
+    run_script("unique", "4G", &[image]);
+}
+
+#[test]
+fn output_is_masked() {
+    run_script("masked", "4G", &[]);
 }
 
 #[test]
@@ -85,7 +131,8 @@ fn stdout(command: &mut Command) -> String {
         .to_owned()
 }
 
-/// An ext4 image with busybox, a user `app` and a file that tells it apart.
+/// An ext4 image with busybox, a user `app`, a file that tells it apart, a machine id, and an ssh host key with
+/// something that makes others.
 fn rootfs(folder: &Path) -> PathBuf {
     let tree = folder.join("tree");
     let image = folder.join("rootfs.ext4");
@@ -95,6 +142,16 @@ fn rootfs(folder: &Path) -> PathBuf {
         cp "$(command -v busybox)" "$0/bin/busybox"
         for tool in sh cat ls echo grep cut touch test id pwd tr; do ln -s busybox "$0/bin/$tool"; done
         echo an-image > "$0/etc/image-name"
+        echo 0123456789abcdef0123456789abcdef > "$0/etc/machine-id"
+        mkdir "$0/etc/ssh"
+        echo the-key-of-the-image > "$0/etc/ssh/ssh_host_ed25519_key"
+        cat > "$0/bin/ssh-keygen" <<'S'
+#!/bin/sh
+# ssh-keygen -A -f DIR
+key=$3/etc/ssh/ssh_host_ed25519_key
+[ -e "$key" ] || busybox head -c 32 /dev/urandom | busybox base64 -w 0 >"$key"
+S
+        chmod 755 "$0/bin/ssh-keygen"
         printf 'root:x:0:0:root:/root:/bin/sh\napp:x:1500:1500:app:/home/app:/bin/sh\n' > "$0/etc/passwd"
         printf 'root:x:0:\napp:x:1500:\n' > "$0/etc/group"
         PATH=$PATH:/usr/sbin:/sbin mke2fs -q -t ext4 -d "$0" "$1" 32M
