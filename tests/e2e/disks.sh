@@ -18,6 +18,8 @@ if [ -s "$images/image/disk-0" ]; then ok "it has a copy of the disk"; else fail
 exits "a restore" 0 cachot restore -d --name back "$images/image"
 holds back key
 matches "with the page cache" '^page-cache:/root same$' "$seen"
+exits "it writes to its own disk" 0 cachot exec back -- sh -c 'echo its own >/root/own && busybox sync && cat /root/own'
+exits "and to no other" 1 cachot exec src -- cat /root/own
 exits "it ends" 0 cachot rm -f back
 
 exits "the value goes to the disk" 0 cachot exec src -- busybox sync
