@@ -41,7 +41,10 @@ impl Existing {
                 path,
                 folder,
             }),
-            Err(Errno::NOENT) => Err(StateError::NoVm(name.to_string())),
+            // What is no folder was not put there by cachot.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                Err(StateError::NoVm(name.to_string()))
+            }
             Err(errno) => Err(StateError::system("open the folder", &path)(errno)),
         }
     }
@@ -185,5 +188,112 @@ impl Existing {
         flock(&self.folder, FlockOperation::LockExclusive)
             .map_err(StateError::system("lock the folder", &self.path))?;
         fs::remove_dir_all(&self.path).map_err(StateError::system("remove", &self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state_dir::StateDir;
+    use crate::vm::OUTPUT_LOG;
+    use std::os::unix::fs::symlink;
+
+    fn name(text: &str) -> VmName {
+        text.parse().expect("a name")
+    }
+
+    fn running(root: &Path, text: &str) -> StateDir {
+        StateDir::create(root, Some(&name(text))).expect("created")
+    }
+
+    /// Makes a VM that has ended with this code.
+    fn ended(root: &Path, text: &str, code: u8) {
+        let state = running(root, text);
+        let exit = Exit {
+            code,
+            error: None,
+            ended: 7,
+        };
+        let json = serde_json::to_vec(&exit).expect("plain data");
+        state.file(EXIT_FILE, &json).expect("written");
+        state.keep();
+    }
+
+    /// Leaves what is left of a VM whose processes were killed.
+    fn killed(root: &Path, text: &str) {
+        let path = root.join("vms").join(text);
+        fs::create_dir_all(&path).expect("made");
+        fs::write(path.join(OUTPUT_LOG), "x").expect("written");
+    }
+
+    #[test]
+    fn test_running_tells_those_that_run_from_those_that_ended_and_those_there_never_were() {
+        let root = tempfile::tempdir().expect("a folder");
+        let _web = running(root.path(), "web");
+        ended(root.path(), "job", 3);
+
+        let web = Existing::running(root.path(), &name("web")).expect("it runs");
+        assert!(web.is_kept().expect("known") && web.exit().is_err());
+        let job = Existing::find(root.path(), &name("job")).expect("it is there");
+        assert_eq!(job.exit().expect("known").code, 3);
+        let result = Existing::running(root.path(), &name("job"));
+        assert!(matches!(result, Err(StateError::Ended(_))), "{result:?}");
+        let result = Existing::running(root.path(), &name("nobody"));
+        assert!(matches!(result, Err(StateError::NoVm(_))), "{result:?}");
+    }
+
+    #[test]
+    fn test_all_lists_by_name_and_leaves_out_what_killed_processes_left() {
+        let root = tempfile::tempdir().expect("a folder");
+        assert!(Existing::all(root.path()).expect("listed").is_empty());
+        let _web = running(root.path(), "web");
+        ended(root.path(), "job", 0);
+        killed(root.path(), "lost");
+        // Things that no cachot has put there.
+        fs::write(root.path().join("vms/a-file"), "x").expect("written");
+        fs::create_dir(root.path().join("vms/no name")).expect("made");
+
+        let all = Existing::all(root.path()).expect("listed");
+        let names: Vec<_> = all.iter().map(|vm| vm.name().to_string()).collect();
+        assert_eq!(names, ["job", "web"]);
+    }
+
+    #[test]
+    fn test_remove_takes_what_has_ended_and_refuses_what_runs() {
+        let root = tempfile::tempdir().expect("a folder");
+        let _web = running(root.path(), "web");
+        ended(root.path(), "job", 0);
+        let find = |text| Existing::find(root.path(), &name(text));
+
+        find("job").expect("there").remove().expect("removed");
+        assert!(matches!(find("job"), Err(StateError::NoVm(_))));
+        let result = find("web").expect("there").remove();
+        assert!(matches!(result, Err(StateError::Running(_))), "{result:?}");
+        assert!(find("web").expect("there").is_kept().expect("known"));
+    }
+
+    #[test]
+    fn test_file_that_is_a_link_is_not_followed_and_nonsense_is_no_record() {
+        let root = tempfile::tempdir().expect("a folder");
+        let web = running(root.path(), "web");
+        let elsewhere = root.path().join("elsewhere");
+        fs::write(&elsewhere, "x").expect("written");
+        symlink(&elsewhere, web.path().join(OUTPUT_LOG)).expect("linked");
+        fs::write(web.path().join(RECORD_FILE), "{}").expect("written");
+
+        let vm = Existing::find(root.path(), &name("web")).expect("there");
+        assert!(vm.file(OUTPUT_LOG).is_err());
+        assert!(vm.record().is_err());
+        assert!(vm.file(RECORD_FILE).is_ok(), "control: a file is opened");
+    }
+
+    #[test]
+    fn test_keeper_is_reached_while_it_listens() {
+        let root = tempfile::tempdir().expect("a folder");
+        let web = running(root.path(), "web");
+        let vm = Existing::find(root.path(), &name("web")).expect("there");
+        assert!(vm.keeper().is_err());
+        let _listener = web.listen_for_packets(KEEPER_SOCKET).expect("listening");
+        vm.keeper().expect("connected");
     }
 }
