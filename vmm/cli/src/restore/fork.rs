@@ -181,9 +181,9 @@ fn read_references(path: &PathBuf, count: usize) -> Result<Vec<References>, RunE
         why,
     };
     let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
+    let lines: Vec<(usize, &str)> = (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| !line.trim().is_empty())
         .collect();
     if lines.len() != count {
         return Err(refused(format!(
@@ -191,22 +191,126 @@ fn read_references(path: &PathBuf, count: usize) -> Result<Vec<References>, RunE
             lines.len()
         )));
     }
-    let parse = |(number, line): (usize, &&str)| {
+    let parse = |&(number, line): &(usize, &str)| {
         let parsed: Result<BTreeMap<String, Option<String>>, _> = serde_json::from_str(line);
         // The parser's message would quote the line, which may hold a value that was typed by mistake.
         let parsed = parsed.map_err(|_| {
             refused(format!(
-                "line {} is no JSON object of references, as in {{\"API_KEY\":\"env:KEY_1\"}}",
-                number + 1
+                "line {number} is no JSON object of references, as in {{\"API_KEY\":\"env:KEY_1\"}}"
             ))
         })?;
         parsed
             .into_iter()
             .map(|(name, reference)| match name.parse::<Name>() {
                 Ok(name) => Ok((name, reference)),
-                Err(error) => Err(refused(format!("line {}: {error}", number + 1))),
+                Err(error) => Err(refused(format!("line {number}: {error}"))),
             })
             .collect()
     };
-    lines.iter().enumerate().map(parse).collect()
+    lines.iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(text.as_bytes()).expect("written");
+        file
+    }
+
+    fn args(words: &[&str]) -> ForkArgs {
+        let line = [&["cachot", "fork", "web"], words].concat();
+        match Cli::try_parse_from(line).expect("a command line").command {
+            Command::Fork(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(text: &str, count: usize) -> String {
+        let file = file(text);
+        let result = read_references(&file.path().to_owned(), count);
+        result.expect_err("refused").to_string()
+    }
+
+    fn names(names: &[Name]) -> Vec<&str> {
+        names.iter().map(Name::as_str).collect()
+    }
+
+    #[test]
+    fn test_each_child_has_its_own_references_and_the_common_ones_that_it_does_not_name() {
+        let file = file("{\"A\":\"env:A_1\",\"B\":null}\n\n{}\n");
+        let path = file.path().to_str().expect("a plain path");
+        let args = args(&[
+            "--count=2",
+            "--secret=A=env:COMMON,env",
+            "--secret=C=env:C",
+            "--drop-secret=D",
+            "--secrets-per-child",
+            path,
+        ]);
+        let each = Each::read(&args).expect("read");
+
+        assert_eq!(each.declared(0), ["C=env:C", "A=env:A_1"]);
+        assert_eq!(names(&each.dropped(0)), ["D", "B"]);
+        assert_eq!(each.declared(1), ["A=env:COMMON,env", "C=env:C"]);
+        assert_eq!(names(&each.dropped(1)), ["D"]);
+    }
+
+    #[test]
+    fn test_children_are_detached_and_have_the_names_that_were_given() {
+        let given = args(&["--count=2", "--names=one,two", "--rm", "--no-mask"]);
+        let each = Each::read(&given).expect("read");
+        let keeping = [0, 1].map(|number| each.keeping(number));
+        let names = keeping.each_ref().map(|one| one.name.as_ref());
+        assert_eq!(
+            names.map(|name| name.map(ToString::to_string)),
+            [Some("one".into()), Some("two".into())]
+        );
+        assert!(
+            keeping
+                .iter()
+                .all(|one| one.detach && one.rm && one.no_mask)
+        );
+
+        let unnamed = args(&["--count=2"]);
+        let each = Each::read(&unnamed).expect("read");
+        assert!(each.keeping(1).name.is_none() && !each.keeping(1).rm);
+    }
+
+    #[test]
+    fn test_names_that_are_too_few_are_refused() {
+        let args = args(&["--count=2", "--names=one"]);
+        let error = Each::read(&args).err().expect("refused").to_string();
+        assert!(error.contains("1 names for 2 children"), "{error}");
+    }
+
+    #[test]
+    fn test_references_are_refused_with_the_line_and_without_what_is_in_it() {
+        let typed = "hunter2-typed-by-mistake";
+        let cases = [
+            (format!("{{}}\n\n{typed}\n"), "line 3 is no JSON object"),
+            (
+                format!("{{}}\n{{\"A\":[\"{typed}\"]}}\n"),
+                "line 2 is no JSON object",
+            ),
+            (format!("{{\"{typed}\":\"env:A\"}}\n{{}}\n"), "line 1: "),
+        ];
+        for (text, expected) in cases {
+            let error = refused(&text, 2);
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        assert!(refused("{}\n", 2).contains("1 lines for 2 children"));
+        let missing = read_references(&PathBuf::from("/no/such/file"), 1);
+        assert!(
+            missing
+                .expect_err("refused")
+                .to_string()
+                .contains("/no/such/file")
+        );
+    }
 }
