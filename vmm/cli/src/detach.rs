@@ -90,3 +90,27 @@ impl Starting {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Waits for a process that does what `script` says, and whose keeper has said `name`.
+    fn wait(script: &str, name: &[u8]) -> Result<String, u8> {
+        let child = Command::new("sh").args(["-c", script]).spawn();
+        let child = child.expect("started").id().cast_signed();
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        writer.write_all(name).expect("fits the pipe");
+        drop(writer);
+        let keeper = Pid::from_raw(child).expect("a number");
+        Waiter { reader, keeper }.wait().expect("waited")
+    }
+
+    #[test]
+    fn test_wait_gives_the_name_or_the_exit_code_of_a_keeper_that_failed() {
+        assert_eq!(wait("exit 127", b""), Err(127));
+        assert_eq!(wait("kill -9 $$", b""), Err(crate::run::OWN_FAILURE));
+        assert_eq!(wait("exit 0", b"web"), Ok("web".to_owned()));
+    }
+}

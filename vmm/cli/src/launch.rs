@@ -198,3 +198,29 @@ pub fn open_kvm(path: &Path) -> Result<File, RunError> {
             source,
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_renewal_has_nothing_in_common_with_another_one() {
+        let (one, other) = (renewal("web").expect("made"), renewal("web").expect("made"));
+        for renewal in [&one, &other] {
+            assert_eq!(renewal.entropy.len(), Renewal::ENTROPY_LEN);
+            assert_eq!(renewal.machine_id.len(), 32);
+            let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            assert!(renewal.machine_id.bytes().all(hexadecimal));
+        }
+        assert_ne!(one.entropy, other.entropy);
+        assert_ne!(one.machine_id, other.machine_id);
+    }
+
+    #[test]
+    fn test_renewal_has_the_time_and_a_host_name_that_is_one() {
+        let renewal = renewal("A_b.c-1").expect("made");
+        assert_eq!(renewal.hostname, "A-b-c-1");
+        let seconds = renewal.realtime_ns / 1_000_000_000;
+        assert!(now().abs_diff(seconds) < 10, "{seconds}");
+    }
+}

@@ -172,6 +172,24 @@ fn test_run_all_failing_secrets_are_reported_together_and_no_good_one() {
 }
 
 #[test]
+fn test_run_detached_that_fails_says_why_in_the_foreground_and_leaves_nothing() {
+    let place = Place::new();
+    let output = place.cachot(&run_words(&[
+        "-d",
+        "--name",
+        "web",
+        "--secret",
+        "A=env:NO_SUCH",
+    ]));
+    assert_eq!(output.status.code(), Some(125));
+    assert_eq!(text(&output.stdout), "");
+    let error = text(&output.stderr);
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains("NO_SUCH"), "{error}");
+    assert!(place.nothing_left());
+}
+
+#[test]
 fn test_run_without_a_built_guest_says_how_to_build_it() {
     let place = Place::new();
     let output = place

@@ -104,3 +104,89 @@ pub struct Exit {
     /// When, in seconds since 1970.
     pub ended: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cachot_secrets::SecretValue;
+    use cachot_snapshot::needles::Value;
+
+    const VALUE: &str = "value-of-a-secret-0123456789";
+
+    fn record(argument: &str, variable: &str) -> Record {
+        Record {
+            name: "web".into(),
+            created: 1,
+            keeper: 2,
+            cpus: 1,
+            memory: 1 << 28,
+            cmdline: Digest::of(b""),
+            disk: None,
+            secrets: Vec::new(),
+            lineage: Vec::new(),
+            workload: Workload {
+                start: Start {
+                    session: 1,
+                    root: None,
+                    argv: vec!["sh".into(), argument.into()],
+                    env: vec![("MODE".into(), variable.into())],
+                    secrets: vec!["A".into()],
+                    secret_env: Vec::new(),
+                    user: Some("app".into()),
+                    workdir: None,
+                    terminal: None,
+                    stdin: false,
+                },
+                withheld: false,
+            },
+            detached: true,
+        }
+    }
+
+    fn withheld(mut record: Record) -> Record {
+        let needles = Needles::new(vec![Value {
+            name: "A".parse().expect("a name"),
+            version: 1,
+            bytes: SecretValue::copy_of(VALUE.as_bytes()).expect("a value"),
+        }]);
+        record
+            .withhold(&needles.expect("needles"))
+            .expect("plain data");
+        record
+    }
+
+    fn json(record: &Record) -> String {
+        String::from_utf8(record.to_json().expect("plain data")).expect("text")
+    }
+
+    #[test]
+    fn test_withhold_leaves_no_value_among_variables_and_arguments() {
+        let encoded = hex::encode(VALUE);
+        for (argument, variable) in [
+            (VALUE, "fast"),
+            ("-x", VALUE),
+            ("-x", encoded.as_str()),
+            (&VALUE[..20], "fast"),
+        ] {
+            let given = record(argument, variable);
+            let before = json(&given);
+            assert!(before.contains(argument) && before.contains(variable));
+
+            let record = withheld(given);
+
+            assert!(record.workload.withheld);
+            let after = json(&record);
+            assert!(!after.contains(&VALUE[..20]), "{after}");
+            assert!(!after.contains(&encoded), "{after}");
+            // What has no value in it stays.
+            assert_eq!(record.workload.start.user.as_deref(), Some("app"));
+        }
+    }
+
+    #[test]
+    fn test_withhold_leaves_a_record_without_values_as_it_is() {
+        let record = record("-x", &VALUE[..12]);
+        let before = json(&record);
+        assert_eq!(json(&withheld(record)), before);
+    }
+}
