@@ -44,6 +44,8 @@ Examples:
   cachot exec web -- ls -l /run/secrets
   cachot exec -it web -- sh
 
+A paused VM is to be resumed first. The command gets the signals that this one gets, and SIGHUP when it goes away.
+
 Exit codes: the command's own; 128+N for signal N; 125 cachot or guest failed; 126 command cannot be run;
 127 command not found.";
 

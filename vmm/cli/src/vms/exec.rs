@@ -6,13 +6,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::stdio;
 
-use super::running;
+use super::{is_paused, running};
 use crate::args::ExecArgs;
 use crate::keeper::request::{Answer, Exec, Request};
 use crate::keeper_client::KeeperClient;
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
-use crate::vm::error::{RunError, system};
+use crate::vm::error::{OWN_FAILURE, RunError, system};
 use crate::vm::window;
 
 /// Runs the command and returns its exit code.
@@ -21,7 +21,18 @@ use crate::vm::window;
 /// See [`RunError`].
 pub fn exec(args: &ExecArgs) -> Result<u8, RunError> {
     let terminal = window(args.tty)?;
-    let keeper = KeeperClient::connect(&running(&args.name)?)?;
+    let vm = running(&args.name)?;
+    // A guest that rests would start the command whenever it goes on.
+    if is_paused(&vm) {
+        return Err(RunError::Refused {
+            code: OWN_FAILURE,
+            message: format!(
+                "the VM {0:?} is paused: `cachot resume {0}` lets it go on",
+                args.name.as_ref()
+            ),
+        });
+    }
+    let keeper = KeeperClient::connect(&vm)?;
     let signals = Signals::block().map_err(system("take over signals"))?;
     let mut files: Vec<BorrowedFd<'_>> = Vec::new();
     if args.interactive {

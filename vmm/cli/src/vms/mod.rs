@@ -78,14 +78,17 @@ pub fn rm(args: &RmArgs, output: &mut impl Write) -> Result<bool, RunError> {
     Ok(all)
 }
 
+/// Whether a VM rests; one that cannot be asked does not.
+fn is_paused(vm: &Existing) -> bool {
+    api_client::request(vm, "GET", "/v1/state").is_ok_and(|state| state["state"] == "paused")
+}
+
 /// Asks a VM to end.
 fn ask_to_end(vm: &Existing, seconds: u32) -> Result<KeeperClient, RunError> {
-    let paused =
-        api_client::request(vm, "GET", "/v1/state").is_ok_and(|state| state["state"] == "paused");
     let how = match seconds {
         0 => Stop::Kill,
         // A paused workload hears nothing.
-        _ if paused => Stop::Kill,
+        _ if is_paused(vm) => Stop::Kill,
         seconds => Stop::Terminate(seconds),
     };
     let keeper = KeeperClient::connect(vm)?;
