@@ -30,6 +30,9 @@ equal "a secret without a value: no name" "" "$out"
 exits "no such command" 127 cachot run -d --name web -- no-such-command
 matches "no such command: says so" no-such-command "$err"
 equal "no such command: no name" "" "$out"
+exits "not executable" 126 cachot run -d --name web -- /etc/passwd
+matches "not executable: says so" /etc/passwd "$err"
+refuses "no kernel" kernel cachot run -d --name web --kernel "$IN/lib.sh" -- true
 refuses "an illegal name" letters cachot run -d --name ../web -- true
 refuses "--rm without -d" detach cachot run --rm -- true
 nothing_left
@@ -84,6 +87,10 @@ equal "exec: stdin is empty without -i" 0 "$(echo $out)"
 head -c 1048576 /dev/urandom >"$work/big"
 equal "exec -i: 1 MiB there and back" "$(sha256sum <"$work/big")" "$(cachot exec -i web -- cat <"$work/big" | sha256sum)"
 
+script -q -c "stty rows 31 cols 97; cachot exec -i -t web -- sh -c 'tty; stty size'" "$work/typescript" >/dev/null </dev/null
+matches "exec -t: a terminal" '/dev/pts/' "$(cat "$work/typescript")"
+matches "exec -t: of the same size" '31 97' "$(cat "$work/typescript")"
+
 cachot exec web -- sh -c 'trap "echo caught; exit 9" TERM; echo ready; while :; do sleep 0.1; done' >"$work/log" 2>&1 &
 client=$!
 until_ok "exec: output comes while it runs" grep -q ready "$work/log"
@@ -102,17 +109,17 @@ wait $client 2>/dev/null
 until_ok "exec: a client that is killed ends its command" cachot exec web -- sh -c '! kill -0 $(cat /tmp/pid)'
 
 clients=
-for number in 1 2 3 4 5; do
-    cachot exec web -- sh -c "echo begin $number; sleep 1; echo end $number; exit 4$number" >"$work/log$number" 2>&1 &
+for number in 10 11 12 13 14 15 16 17 18 19; do
+    cachot exec web -- sh -c "echo begin $number; sleep 1; echo end $number; exit $number" >"$work/log$number" 2>&1 &
     clients="$clients $!"
 done
-number=0
+number=9
 for client in $clients; do
     number=$((number + 1))
     code=0
     wait "$client" || code=$?
-    equal "five at once: exit code of $number" "4$number" "$code"
-    equal "five at once: output of $number" "begin $number end $number" "$(tr '\n' ' ' <"$work/log$number" | sed 's/ *$//')"
+    equal "ten at once: exit code of $number" "$number" "$code"
+    equal "ten at once: output of $number" "begin $number end $number" "$(tr '\n' ' ' <"$work/log$number" | sed 's/ *$//')"
 done
 
 # Paused, and on.
@@ -120,6 +127,7 @@ refuses "resume of one that runs" running cachot resume web
 exits "pause" 0 cachot pause web
 equal "pause: its state" paused "$(state_of web)"
 refuses "pause of one that is paused" paused cachot pause web
+refuses "exec into one that is paused" 'resume web' cachot exec web -- true
 exits "resume" 0 cachot resume web
 equal "resume: its state" running "$(state_of web)"
 exits "resume: it goes on" 0 cachot exec web -- true
@@ -186,6 +194,18 @@ until_ok "ps -a: it has ended" died
 matches "ps -a --json: how" '"error": ".*monitor.*(kill|signal)' "$(cachot ps -a --json)"
 equal "its logs are kept as well" alive "$(cachot logs lost)"
 exits "rm of what is left" 0 cachot rm lost
-exits "run -d once more" 0 cachot run -d --name last -- sleep 1000
+
+# A terminal that goes, and several at once.
+script -q -c "cachot run -d --name left -- sleep 1000" "$work/typescript" >/dev/null </dev/null
+matches "run -d on a terminal prints the name" '^left' "$(cat "$work/typescript")"
+exits "run -d once more" 0 cachot run -d --name right -- sleep 1000
+exits "it outlives its terminal" 0 cachot exec left -- true
+exits "stop -t 0 of several, and of one that there is not" 1 cachot stop -t 0 left nobody right
+equal "stop of several: those that were ended" "left right" "$(echo $out)"
+equal "stop -t 0: killed" "exited (137) exited (137)" "$(state_of left) $(state_of right)"
+exits "rm of several" 0 cachot rm left right
+exits "one that runs" 0 cachot run -d --name last -- sleep 1000
+exits "rm of one that runs" 1 cachot rm last
+matches "rm of one that runs: says so" running "$err"
 exits "rm -f" 0 cachot rm -f last
 finish
