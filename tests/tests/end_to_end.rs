@@ -99,6 +99,11 @@ fn vms_that_nobody_watches_can_be_managed() {
 }
 
 #[test]
+fn faults_during_snapshots_leave_all_or_nothing() {
+    run_script("snapshot-faults", "4G", &[]);
+}
+
+#[test]
 fn a_root_image_boots_and_stays_as_it_was() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let image = rootfs(folder.path());
