@@ -28,7 +28,7 @@ lint: deps
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	shellcheck $(scripts)
-	shellcheck -x -s sh tests/demo.sh tests/e2e/*.sh
+	shellcheck -x -s sh tests/demo.sh tests/e2e/*.sh tests/fuzz/images.sh
 
 test: build guest lint # everything; needs no hardware virtualisation
 	$(step) 'preparing the lab'

@@ -44,6 +44,10 @@ impl Incoming {
     ///
     /// # Errors
     /// [`FrameError::TooLong`] as soon as the prefix has arrived, or [`FrameError::Malformed`].
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the caller chooses the message's type, and errors end it"
+    )]
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some(prefix) = self.bytes.first_chunk::<PREFIX>() else {
             return Ok(None);

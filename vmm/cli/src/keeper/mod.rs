@@ -7,7 +7,7 @@ pub mod arrivals;
 mod clients;
 pub mod console;
 mod exec;
-mod frames;
+pub mod frames;
 pub mod life;
 mod relay;
 pub mod request;

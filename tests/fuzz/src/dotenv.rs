@@ -1,0 +1,38 @@
+//! Files of secrets (dotenv): looking one key up, and taking all keys, find the same values.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+
+use cachot_secrets::{Declarations, Dotenv, Scheme, Schemes};
+use rustix::fs::MemfdFlags;
+
+/// One file.
+///
+/// # Panics
+/// Where a promise is broken.
+pub fn run(input: &[u8]) -> bool {
+    let fd = rustix::fs::memfd_create("dotenv", MemfdFlags::CLOEXEC).expect("a file in memory");
+    let mut file = File::from(fd);
+    file.write_all(input).expect("written");
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+
+    let all = Declarations::default()
+        .with_env_file(&path)
+        .resolve(&Schemes::default());
+    let one = Dotenv.resolve(&format!("{path}#KEY"));
+
+    let Ok(all) = all else {
+        return false;
+    };
+    let key = all.iter().find(|secret| secret.name.as_str() == "KEY");
+    let of_all = key.map(|secret| secret.value.expose());
+    assert_eq!(one.as_ref().ok().map(|value| value.expose()), of_all);
+    for secret in &all {
+        let value = Dotenv
+            .resolve(&format!("{path}#{}", secret.name))
+            .expect("it is there");
+        assert_eq!(value.expose(), secret.value.expose());
+    }
+    !all.is_empty()
+}
