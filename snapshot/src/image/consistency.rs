@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cachot_secrets::Reference;
 
 use super::chunk::{DIGEST_LEN, chunk_count};
-use super::manifest::{MAX_DISKS, MAX_LINEAGE, MAX_NEEDLES, Manifest, PartName};
+use super::manifest::{MAX_DISKS, MAX_LINEAGE, MAX_NEEDLES, MAX_STORED_LEN, Manifest, PartName};
 
 /// Guest pages, in bytes: regions begin and end at one.
 const PAGE: u64 = 4096;
@@ -47,7 +47,7 @@ impl Manifest {
             return Err("its parts are not memory, state, plan, needles, then disk-0 and so on");
         }
         let encrypted = self.is_encrypted();
-        let mut digests = 0;
+        let (mut digests, mut stored_in_all) = (0, 0);
         for part in &self.parts {
             // Ciphertext is little longer than the text; of memory only what is no hole is encrypted.
             let most = part.name.limit();
@@ -58,7 +58,12 @@ impl Manifest {
             if !encrypted && part.length != part.stored {
                 return Err("a part that is not encrypted has two lengths");
             }
+            // Few parts, each of them within its limit: no overflow.
             digests += chunk_count(part.stored) * DIGEST_LEN as u64;
+            stored_in_all += part.stored;
+        }
+        if stored_in_all > MAX_STORED_LEN {
+            return Err("its parts together are longer than the limit");
         }
         if digests != self.digests.length {
             return Err("there is not one digest for each chunk");

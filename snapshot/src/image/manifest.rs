@@ -36,6 +36,10 @@ pub const MAX_MEMORY_LEN: u64 = 1 << 40;
 /// Longest copy of a disk, in bytes.
 pub const MAX_DISK_LEN: u64 = 16 << 40;
 
+/// Most bytes of all parts together: the most RAM and one of the longest disks. The digests of so much have
+/// 2.1 GiB, and they are read into memory.
+pub const MAX_STORED_LEN: u64 = MAX_MEMORY_LEN + MAX_DISK_LEN;
+
 /// Most disks of a VM.
 pub const MAX_DISKS: usize = 16;
 

@@ -42,8 +42,8 @@ pub use key::{HOST_KEY_FILE, HostKey, PublicKey, TRUSTED_KEYS_FOLDER, TrustedKey
 pub use manifest::{
     Contents, CpuBaseline, Digests, Disk, FEATURE_AGE, FORMAT_VERSION, Guest, ImageId,
     MAX_DISK_LEN, MAX_DISKS, MAX_LINEAGE, MAX_MANIFEST_LEN, MAX_MEMORY_LEN, MAX_NEEDLES,
-    MAX_PLAN_LEN, MAX_STATE_LEN, Machine, Manifest, ManifestError, MemoryRegion, Part, PartName,
-    PartNameError, RestorePolicy, Secret, parse,
+    MAX_PLAN_LEN, MAX_STATE_LEN, MAX_STORED_LEN, Machine, Manifest, ManifestError, MemoryRegion,
+    Part, PartName, PartNameError, RestorePolicy, Secret, parse,
 };
 pub use reader::{Image, Residue};
 pub use receipt::{Hits, OnResidue, Place, Receipt, Redactions};

@@ -105,7 +105,7 @@ prop_compose! {
         machine in machine(),
         receipt in receipt(),
         mut secrets in vec(secret(), 0..4),
-        disks in vec((".*", 0..=MAX_DISK_LEN, prop::option::of(digest()), any::<bool>()), 0..4),
+        disks in vec((".*", 0..=MAX_DISK_LEN / 4, prop::option::of(digest()), any::<bool>()), 0..4),
         id in any::<[u8; 16]>(),
         lineage in vec(any::<[u8; 16]>(), 0..=MAX_LINEAGE),
         texts in any::<(String, String)>(),

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::example::MEMORY_LEN;
 use super::*;
 
 /// Changes the manifest of an image and signs it again, as another version of cachot could.
@@ -115,6 +116,128 @@ fn test_lengths_that_cannot_be_are_refused() {
     }
     let refused = refused(|manifest| manifest["digests"]["length"] = json!(u64::MAX));
     assert!(refused.contains("not consistent"), "{refused}");
+}
+
+#[test]
+fn test_memory_regions_that_cannot_be_are_refused() {
+    let page = 4096u64;
+    let last = u64::MAX - page + 1;
+    for (field, number) in [
+        ("guest_start", page),
+        ("guest_start", 0),
+        ("guest_start", last),
+        ("guest_start", (1 << 32) + 1),
+        ("length", last),
+        ("file_offset", 0),
+        ("file_offset", u64::MAX),
+    ] {
+        let refused = refused(|manifest| manifest["machine"]["memory"][1][field] = json!(number));
+        assert!(refused.contains("not consistent"), "{refused}");
+    }
+    let text = refused(|manifest| manifest["machine"]["memory"] = json!([]));
+    assert!(text.contains("not consistent"), "{text}");
+    let region = json!({ "guest_start": 0, "length": page, "file_offset": 0 });
+    let many = vec![region; 10_000];
+    let refused = refused(|manifest| manifest["machine"]["memory"] = json!(many));
+    assert!(refused.contains("overlap"), "{refused}");
+}
+
+#[test]
+fn test_secrets_and_numbers_that_cannot_be_are_refused() {
+    for (field, value) in [
+        ("name", json!("DB_PASSWORD")),
+        ("mode", json!(0o644)),
+        ("mode", json!(0o4400)),
+        ("reference", json!("")),
+        ("reference", json!("the-value-itself")),
+    ] {
+        let refused = refused(|manifest| manifest["secrets"][0][field] = value);
+        assert!(refused.contains("not consistent"), "{refused}");
+        assert!(!refused.contains("the-value-itself"), "{refused}");
+    }
+    let text = refused(|manifest| manifest["secrets"][0]["name"] = json!("../../etc/shadow"));
+    assert!(text.contains("cannot be read"), "{text}");
+    for needles in [0, 1, u64::MAX] {
+        let refused = refused(|manifest| manifest["receipt"]["needles"] = json!(needles));
+        assert!(refused.contains("not consistent"), "{refused}");
+    }
+    for cpus in [0, 256] {
+        let refused = refused(|manifest| manifest["machine"]["cpus"] = json!(cpus));
+        let known = ["no vCPU", "cannot be read"];
+        assert!(known.iter().any(|why| refused.contains(why)), "{refused}");
+    }
+}
+
+/// Says that the image has `count` writable disks of `length` bytes, and as many digests as that takes.
+fn claim_disks(manifest: &mut Value, count: usize, length: u64) {
+    let disk = |number| {
+        let mut disk = manifest["guest"]["disks"][0].clone();
+        disk["part"] = json!(format!("disk-{number}"));
+        disk["length"] = json!(length);
+        disk
+    };
+    let disks: Vec<_> = (0..count).map(disk).collect();
+    let parts = manifest["parts"].as_array_mut().expect("an array");
+    parts.truncate(4);
+    parts.extend((0..count).map(
+        |number| json!({ "name": format!("disk-{number}"), "length": length, "stored": length }),
+    ));
+    let stored = parts.iter().filter_map(|part| part["stored"].as_u64());
+    let chunks: u64 = stored.map(chunk_count).sum();
+    manifest["guest"]["disks"] = json!(disks);
+    manifest["digests"]["length"] = json!(chunks * DIGEST_LEN as u64);
+}
+
+#[test]
+fn test_disks_that_cannot_be_are_refused() {
+    for (count, length) in [
+        (17, 512),
+        (300, 512),
+        (1, MAX_DISK_LEN + 1),
+        (1, u64::MAX / 32),
+    ] {
+        let refused = refused(|manifest| claim_disks(manifest, count, length));
+        assert!(refused.contains("not "), "{refused}");
+    }
+    let refused = refused(|manifest| manifest["guest"]["disks"][0]["read_only"] = json!(true));
+    assert!(refused.contains("exactly the writable disks"), "{refused}");
+}
+
+#[test]
+fn test_disks_of_which_no_memory_holds_the_digests_are_refused_before_those_are_read() {
+    let host = Host::new();
+    let path = host.publish("image");
+    sign_again(&host, &path, |manifest| {
+        claim_disks(manifest, MAX_DISKS, MAX_DISK_LEN)
+    });
+    let digests = File::options().write(true).open(path.join(DIGESTS_FILE));
+    let chunks = chunk_count(MAX_DISK_LEN) * MAX_DISKS as u64;
+    // Holes, which take no room on the disk, and 32 GiB in memory.
+    digests
+        .expect("opened")
+        .set_len(chunks * DIGEST_LEN as u64)
+        .expect("holes");
+
+    let refused = said(&Image::open(&path, &host.trusted()).expect_err("refused"));
+
+    assert!(refused.contains("together are longer"), "{refused}");
+}
+
+#[test]
+fn test_disks_that_are_not_there_are_refused() {
+    let host = Host::new();
+    let path = host.publish("image");
+    // The positive control of the tests above: as many and as long as there can be.
+    for (count, length) in [(MAX_DISKS, 512), (1, MAX_DISK_LEN - MEMORY_LEN)] {
+        sign_again(&host, &path, |manifest| {
+            claim_disks(manifest, count, length)
+        });
+        let refused = Image::open(&path, &host.trusted());
+        assert!(
+            matches!(refused, Err(ImageError::Digests(_))),
+            "{refused:?}"
+        );
+    }
 }
 
 #[test]
