@@ -440,9 +440,9 @@ impl Manifest {
     }
 }
 
-/// RFC 3339, in UTC.
+/// RFC 3339, in UTC and whole seconds.
 mod time {
-    use std::time::SystemTime;
+    use std::time::{SystemTime, UNIX_EPOCH};
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -451,6 +451,12 @@ mod time {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
-        humantime::parse_rfc3339(&String::deserialize(from)?).map_err(D::Error::custom)
+        let text = String::deserialize(from)?;
+        let time = humantime::parse_rfc3339(&text).map_err(D::Error::custom)?;
+        let since = time.duration_since(UNIX_EPOCH).map_err(D::Error::custom)?;
+        if since.subsec_nanos() != 0 {
+            return Err(D::Error::custom("a time is in whole seconds"));
+        }
+        Ok(time)
     }
 }
