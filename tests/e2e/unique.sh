@@ -26,7 +26,8 @@ echo "boot_id $2"; echo "machine-id $4"; echo "hostname $6"; echo "ssh-key $8"
 echo "random $(busybox head -c 16 /dev/urandom | busybox od -An -tx1 | tr -d ' ')"
 W
 for vm in src one two three; do
-    until_matches "$vm says who it is" '^boot ' cachot logs "$vm"
+    goes_on() { [ "$(cachot logs "$vm" | wc -l)" -gt 3 ] && echo on; }
+    until_matches "$vm says who it is" on goes_on
     cachot exec "$vm" -- sh -c "$(cat "$work/tells")" "$(cat "$work/says")" >"$work/of-$vm" || fail "$vm cannot be asked"
 done
 for what in boot_id machine-id hostname ssh-key random; do
@@ -35,9 +36,11 @@ for what in boot_id machine-id hostname ssh-key random; do
 done
 for vm in one two three; do
     matches "$vm: its name" "^hostname $vm\$" "$(cat "$work/of-$vm")"
-    # It rested until all was its own: not one line of the log is the source's.
-    equal "$vm: its workload never saw what it was" "" "$(cachot logs "$vm" | grep -E "$(echo "$first" | cut -d ' ' -f 2)|$(echo "$first" | cut -d ' ' -f 4)")"
-    lines=$(cachot logs "$vm" | sort -u | grep -c '^boot .* is$')
+    # It rested until all was its own. The first line it may have been about to say when it was brought to rest, with
+    # what it had read by then; no other is the source's.
+    cachot logs "$vm" | tail -n +2 >"$work/said"
+    equal "$vm: its workload never saw what it was" "" "$(grep -E "$(echo "$first" | cut -d ' ' -f 2)|$(echo "$first" | cut -d ' ' -f 4)" "$work/said")"
+    lines=$(sort -u "$work/said" | grep -c '^boot .* is$')
     equal "$vm: and is one and the same since" 1 "$lines"
     before=$(date +%s)
     exits "$vm: the time" 0 cachot exec "$vm" -- busybox date +%s
