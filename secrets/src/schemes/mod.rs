@@ -134,6 +134,9 @@ pub enum ResolveError {
     /// There is no locked memory for the value.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// What a scheme of another crate says.
+    #[error(transparent)]
+    Scheme(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl ResolveError {

@@ -1,5 +1,6 @@
 //! The cachot command: reads the command line, runs it, reports how it went.
 
+use std::alloc::System;
 use std::io;
 use std::process::ExitCode;
 
@@ -8,6 +9,12 @@ use cachot::images::{self, ImagesError};
 use cachot::run::{self, OWN_FAILURE};
 use cachot::{doctor, restore, secret_check, vms};
 use clap::Parser;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Parsers and clients of others, which know nothing of locked memory, have values pass through the heap:
+/// what is given back to it is wiped.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Longest line of an error, in characters.
 const MAX_LINE: usize = 1000;

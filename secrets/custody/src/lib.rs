@@ -1,0 +1,12 @@
+//! Secrets in custody: where the host keeps them, who may have them, and the record of who had them.
+//!
+//! [`cachot_secrets`] knows what a value and a reference are, and both processes of a VM link it. This
+//! crate is the host's side alone: the keeper and the commands link it, the monitor never does, for it
+//! brings a database, TLS and a network.
+
+#[expect(dead_code, reason = "what reads and writes them comes next")]
+mod files;
+mod requester;
+
+pub use files::FileError;
+pub use requester::{Requester, UserId, UserIdError};
