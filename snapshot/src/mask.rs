@@ -24,9 +24,8 @@
 //! at an edge and becomes [`MASKED`]. What is printed with a pause after each byte shows at most its first 7
 //! bytes (of a run with fewer than 4 distinct ones, 15; of a value that is masked only as a whole, all but its last).
 //!
-//! **What is not masked**: values under 4 bytes; windows with fewer than 4 distinct bytes; runs shorter than a window:
-//! a terminal puts a carriage return before each line feed, so a line of under 16 bytes of a value with several lines
-//! is shown; and what is no form of a value.
+//! **What is not masked**: values under 4 bytes; windows with fewer than 4 distinct bytes; runs shorter than a window;
+//! and what is no form of a value.
 
 use std::fmt;
 use std::ops::{ControlFlow, Range};

@@ -111,7 +111,10 @@ impl Form {
             key.is_some_and(|key| *blake3::keyed_hash(key, value).as_bytes() == planned.commitment)
         };
         let len = encoding.len_of(value);
-        let fits = planned.forms.get(&encoding).map(|len| *len as usize) == Some(len);
+        // Values of other lengths can have as many whole words.
+        let words = matches!(encoding, Encoding::ReversedWords(_));
+        let fits = planned.forms.get(&encoding).map(|len| *len as usize) == Some(len)
+            && (!words || planned.len == value.len() as u64);
         if !fits || (value.len() < WINDOW && !is_same()) {
             return Ok(None);
         }

@@ -38,6 +38,7 @@ hits 1 memory utf-16le 144 "UTF-16"
 # The image has the upper halves of YMM registers apart from the lower ones, so that a value in them is cut up.
 hits 1 state raw 64 "general registers"
 hits 2 state raw '(16|64|72)' "vector registers"
+hits 2 memory reversed-words 32 "general registers on the stack of the kernel, from the thread's last interrupt"
 exits "control: for cachot too" 1 cachot snapshot scan "$images/keep" --secret "KEY=file:$values/key" --json
 count=$(printf '%s\n' "$out" | sed -n 's/^  "hits": \([0-9]*\),*/\1/p')
 if [ "$count" -ge 23 ]; then ok "control: cachot finds each"; else fail "control: cachot finds $count: $out"; fi

@@ -31,11 +31,19 @@ pub enum Encoding {
     Utf16,
     /// UTF-32, little endian, likewise.
     Utf32,
+    /// A carriage return before each line feed, as a terminal shows text.
+    Crlf,
+    /// Its words of 8 bytes from this byte on, the last one first, as a kernel's stack has what a thread had loaded
+    /// into registers: x86-64's `pt_regs` begins with `r15`. Two words or more.
+    ReversedWords(u8),
 }
+
+/// Bytes of a general register.
+const WORD: usize = 8;
 
 impl Encoding {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 24] = [
         Self::Raw,
         Self::Base64(0),
         Self::Base64(1),
@@ -51,6 +59,15 @@ impl Encoding {
         Self::JsonAscii,
         Self::Utf16,
         Self::Utf32,
+        Self::Crlf,
+        Self::ReversedWords(0),
+        Self::ReversedWords(1),
+        Self::ReversedWords(2),
+        Self::ReversedWords(3),
+        Self::ReversedWords(4),
+        Self::ReversedWords(5),
+        Self::ReversedWords(6),
+        Self::ReversedWords(7),
     ];
 
     /// Its name in reports.
@@ -65,6 +82,8 @@ impl Encoding {
             Self::Json | Self::JsonAscii => "json",
             Self::Utf16 => "utf-16",
             Self::Utf32 => "utf-32",
+            Self::Crlf => "crlf",
+            Self::ReversedWords(_) => "reversed-words",
         }
     }
 
@@ -98,6 +117,18 @@ impl Encoding {
                     .iter()
                     .for_each(|byte| [*byte, 0, 0, 0].into_iter().for_each(&mut *emit)),
             },
+            Self::Crlf => value.iter().for_each(|byte| {
+                if *byte == b'\n' {
+                    emit(b'\r');
+                }
+                emit(*byte);
+            }),
+            Self::ReversedWords(first) => {
+                let (words, _) = value[value.len().min(first.into())..].as_chunks::<WORD>();
+                if words.len() > 1 {
+                    words.iter().rev().flatten().for_each(|byte| emit(*byte));
+                }
+            }
         }
     }
 
@@ -159,6 +190,7 @@ impl Encoding {
                 len == value.len()
             }
             Self::JsonAscii => value.is_ascii() || str::from_utf8(value).is_err(),
+            Self::Crlf => !value.contains(&b'\n'),
             _ => false,
         }
     }
@@ -357,6 +389,19 @@ mod tests {
             (Encoding::Utf16, b"a\xff", b"a\0\xff\0"),
             (Encoding::Utf32, "ä".as_bytes(), b"\xe4\0\0\0"),
             (Encoding::Utf32, b"\xff", b"\xff\0\0\0"),
+            (Encoding::Crlf, b"a\n\r\n", b"a\r\n\r\r\n"),
+            (
+                Encoding::ReversedWords(0),
+                b"0123456789abcdef...",
+                b"89abcdef01234567",
+            ),
+            (
+                Encoding::ReversedWords(3),
+                b"...0123456789abcdef",
+                b"89abcdef01234567",
+            ),
+            (Encoding::ReversedWords(4), b"...0123456789abcdef", b""),
+            (Encoding::ReversedWords(7), b"short", b""),
         ] {
             assert_eq!(encoded(encoding, value), expected, "{encoding:?}");
         }
@@ -368,10 +413,10 @@ mod tests {
             let all = Encoding::ALL.into_iter();
             all.filter(|encoding| encoding.is_redundant(value)).count()
         };
-        // Percent, percent-lower, JSON, JSON-ASCII; and base64 without + and /.
-        assert_eq!(redundant(b"plain-text-value"), 4 + 3);
+        // Percent, percent-lower, JSON, JSON-ASCII, CRLF; and base64 without + and /.
+        assert_eq!(redundant(b"plain-text-value"), 5 + 3);
         // Digits only: upper-case hexadecimal as well.
-        assert_eq!(redundant(b"1234567890"), 4 + 3 + 1);
+        assert_eq!(redundant(b"1234567890"), 5 + 3 + 1);
         assert!(!Encoding::Percent.is_redundant(b"with space"));
         assert!(!Encoding::Json.is_redundant(b"\"quoted\""));
         assert!(!Encoding::JsonAscii.is_redundant("größe".as_bytes()));
@@ -402,7 +447,7 @@ mod tests {
         match later {
             Encoding::Base64Url(phase) => earlier == Encoding::Base64(phase),
             Encoding::HexUpper => earlier == Encoding::Hex,
-            Encoding::Percent | Encoding::Json => earlier == Encoding::Raw,
+            Encoding::Percent | Encoding::Json | Encoding::Crlf => earlier == Encoding::Raw,
             Encoding::PercentLower => earlier == Encoding::Percent,
             Encoding::JsonAscii => earlier == Encoding::Json,
             _ => false,

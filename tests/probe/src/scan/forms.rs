@@ -13,7 +13,7 @@ pub struct Form {
 
 /// All forms of `value`, without those that give the bytes of one before them.
 pub fn all(value: &[u8]) -> Vec<Form> {
-    let forms = [
+    let mut forms = vec![
         ("raw", value.to_vec()),
         ("base64-phase-0", base64(value, 0, STANDARD)),
         ("base64-phase-1", base64(value, 4, STANDARD)),
@@ -29,7 +29,10 @@ pub fn all(value: &[u8]) -> Vec<Form> {
         ("json-ascii", json(value, true)),
         ("utf-16le", utf16(value)),
         ("utf-32le", utf32(value)),
+        ("crlf", crlf(value)),
     ];
+    // In whichever of eight places the first register was loaded from.
+    forms.extend((0..8).map(|first| ("reversed-words", reversed_words(value, first))));
     let mut distinct: Vec<Form> = Vec::new();
     for (encoding, bytes) in forms {
         if distinct.iter().all(|form| form.bytes != bytes) {
@@ -121,6 +124,32 @@ fn utf32(value: &[u8]) -> Vec<u8> {
         .collect()
 }
 
+/// What a terminal makes of line feeds.
+fn crlf(value: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for line in value.split_inclusive(|byte| *byte == b'\n') {
+        match line.strip_suffix(b"\n") {
+            Some(line) => text.extend([line, b"\r\n"].concat()),
+            None => text.extend(line),
+        }
+    }
+    text
+}
+
+/// Registers that were loaded one after the other and stored from the last to the first; at least two.
+fn reversed_words(value: &[u8], first: usize) -> Vec<u8> {
+    let mut stack: Vec<u8> = Vec::new();
+    let mut at = first;
+    while at + 8 <= value.len() {
+        stack.splice(0..0, value[at..at + 8].iter().copied());
+        at += 8;
+    }
+    if stack.len() < 16 {
+        stack.clear();
+    }
+    stack
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +194,14 @@ mod tests {
         assert_eq!(utf32("a😀".as_bytes()), b"a\0\0\0\x00\xf6\x01\0");
         assert_eq!(utf16(b"a\xffb"), b"a\0\xff\0b\0");
         assert!(json(b"a\xffb", false).is_empty());
+    }
+
+    #[test]
+    fn test_registers_on_a_stack_and_lines_on_a_terminal() {
+        assert_eq!(crlf(b"a\nb\n\nc"), b"a\r\nb\r\n\r\nc");
+        assert_eq!(reversed_words(b"01234567abcdefgh+", 0), b"abcdefgh01234567");
+        assert_eq!(reversed_words(b"01234567abcdefgh+", 1), b"bcdefgh+1234567a");
+        assert!(reversed_words(b"01234567abcdefgh+", 2).is_empty());
     }
 
     #[test]

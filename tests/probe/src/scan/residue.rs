@@ -265,13 +265,14 @@ mod tests {
     #[test]
     fn test_runs_of_8_bytes_count_at_both_sides_of_an_edge() {
         let eight = &VALUE[3..11];
-        let hits = |text: &[u8], start| search(VALUE, text, start).len();
-        assert_eq!(hits(&[eight, b"...."].concat(), 4096), 1);
-        assert_eq!(hits(&[b"....", eight].concat(), 4096 - 12), 1);
-        assert_eq!(hits(&[eight, b"...."].concat(), 4097), 0);
+        // Eight bytes may be a run of more than one form.
+        let found = |text: &[u8], start| !search(VALUE, text, start).is_empty();
+        assert!(found(&[eight, b"...."].concat(), 4096));
+        assert!(found(&[b"....", eight].concat(), 4096 - 12));
+        assert!(!found(&[eight, b"...."].concat(), 4097));
         // 7 bytes before the edge and 8 behind it
-        assert_eq!(hits(&VALUE[..15], 4096 - 7), 1);
-        assert_eq!(hits(&VALUE[..14], 4096 - 7), 0);
+        assert!(found(&VALUE[..15], 4096 - 7));
+        assert!(!found(&VALUE[..14], 4096 - 7));
     }
 
     #[test]

@@ -55,7 +55,7 @@ Examples:
   cachot snapshot scan /var/lib/vms core.1234 --secrets-env-file .env --json
 
 Searches any file, or all files of a folder, for the values in all encodings: raw, base64, hexadecimal, percent, JSON,
-UTF-16 and UTF-32. Found is a run of 16 bytes of one anywhere (of a shorter one all of it), and a run of 8 bytes at an
+UTF-16, UTF-32, with CRLF line ends, and with its words of 8 bytes in reverse, as on a kernel's stack. Found is a run of 16 bytes of one anywhere (of a shorter one all of it), and a run of 8 bytes at an
 edge of a page of 4096 bytes. Symbolic links in folders are not followed; what cannot be read is an error.
 Of each file the first 100 hits are shown. Neither a value nor what is around it is ever shown.
 

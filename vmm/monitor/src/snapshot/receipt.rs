@@ -77,7 +77,7 @@ pub fn receipt(
         not_proved: vec![
             "that nothing is there which was computed from a value: hashes, tokens, compressed or encrypted copies".into(),
             format!("that no single run of fewer than {WINDOW} bytes is there, or of fewer than {EDGE_WINDOW} at the end of a page or register"),
-            "that no words of a value are there in another order: as registers of a thread that was not running, which lie one by one on the guest kernel's stack".into(),
+            "that no words of a value are there in an order that is neither its own nor the reverse, as in registers that were loaded in no order".into(),
         ],
     }
 }
