@@ -31,7 +31,7 @@ impl Edges {
 /// A page, in bytes.
 pub(crate) const PAGE: usize = 4096;
 
-/// A run of a haystack that is one of a form, and cannot be extended in either direction.
+/// A run of a haystack that is one of a form, and in some form cannot be extended in either direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hit {
     /// Where it begins in the haystack.
