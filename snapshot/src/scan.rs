@@ -8,9 +8,12 @@
 //! A run of 16 bytes has 9 grams of 8 bytes, so one of every 9 places has one of them: only these are looked at, in a
 //! filter that stays in the cache. What passes is compared exactly.
 
+use std::cmp::Reverse;
 use std::ops::ControlFlow;
 
-use crate::needles::{EDGE_WINDOW, Encoding, GRAM, Index, Needles, WINDOW, gram_at, is_telling};
+use crate::needles::{
+    EDGE_WINDOW, Encoding, GRAM, Index, Needles, Places, WINDOW, gram_at, is_telling,
+};
 
 /// Where a haystack's neighbours are not its continuation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +66,7 @@ impl Needles {
             haystack,
             edges,
             on_hit,
-            last: (0, 0),
+            last: [(0, 0); 2],
         };
         match self.index.stride {
             1 => scan.run::<1>(),
@@ -100,8 +103,8 @@ struct Scan<'a> {
     haystack: &'a [u8],
     edges: Edges,
     on_hit: &'a mut dyn FnMut(Hit) -> ControlFlow<()>,
-    /// Start and end of the hit that was reported last.
-    last: (usize, usize),
+    /// Starts and ends of the two hits that were reported last, the last one first.
+    last: [(usize, usize); 2],
 }
 
 impl Scan<'_> {
@@ -119,8 +122,8 @@ impl Scan<'_> {
                 self.around::<STRIDE>(page)?;
                 at = at.max(end.saturating_sub(WINDOW - 1));
             }
-            at = self.samples::<STRIDE>(at, end)?;
             self.edges_of(page, end)?;
+            at = self.samples::<STRIDE>(at, end)?;
         }
         match self.edges {
             Edges::Every(_) | Edges::Ends => self.edge(len),
@@ -180,13 +183,48 @@ impl Scan<'_> {
             let run_end = at + rest.take_while(|other| **other == byte).count();
             return ControlFlow::Continue((at + STRIDE).max(run_end.saturating_sub(WINDOW - 1)));
         }
-        if !self.index.has(gram) {
-            return ControlFlow::Continue(at + STRIDE);
-        }
-        let end = self.starts::<STRIDE>(at)?;
+        let end = match self.index.places(gram) {
+            None => return ControlFlow::Continue(at + STRIDE),
+            Some(Places::One(place)) => self.places(at, [place], STRIDE)?,
+            Some(Places::Two(places)) => self.places(at, places, STRIDE)?,
+            Some(Places::Many { .. }) => self.starts::<STRIDE>(at)?,
+        };
         // A window that goes on behind the end of a hit begins less than a window before it; the places before
         // the next one are looked at from there.
         ControlFlow::Continue((at + STRIDE).max(end.saturating_sub(WINDOW - STRIDE)))
+    }
+
+    /// Reports the runs around `at`, where the haystack has the same gram as the text at these places and nowhere
+    /// else; returns where the last of them ends, or 0.
+    fn places<const COUNT: usize>(
+        &mut self,
+        at: usize,
+        places: [u32; COUNT],
+        stride: usize,
+    ) -> ControlFlow<(), usize> {
+        let least = stride + GRAM - 1;
+        let mut found = places.map(|place| {
+            let extent = self.index.extent(place, self.haystack, at, least)?;
+            let (begin, end) = (at - extent.before, at + extent.behind);
+            is_telling(&self.haystack[begin..end]).then(|| Hit {
+                start: begin,
+                len: end - begin,
+                value: extent.form.value as usize,
+                encoding: extent.form.encoding,
+                offset: (place - extent.form.start) as usize - extent.before,
+            })
+        });
+        // The longest first; of those that are the same run, the plainest, which comes first in the text.
+        found.sort_by_key(|hit| hit.map(|hit| Reverse(hit.len)));
+        let mut last = 0;
+        for hit in found.into_iter().flatten() {
+            let end = hit.start + hit.len;
+            last = last.max(end);
+            if self.is_new(hit.start, end) {
+                (self.on_hit)(hit)?;
+            }
+        }
+        ControlFlow::Continue(last)
     }
 
     /// Reports what begins at `at` or up to `STRIDE - 1` bytes before it, and goes on over it; returns where the
@@ -199,6 +237,10 @@ impl Scan<'_> {
         }
         let mut end = 0;
         for start in first..=at {
+            // A run that is longer than a window is found again by its end.
+            if STRIDE == WINDOW - GRAM + 1 && start + WINDOW <= end {
+                continue;
+            }
             // Its last gram rules most of them out.
             if self.may_begin(start + least - GRAM) {
                 end = end.max(self.report(start, None)?);
@@ -234,11 +276,24 @@ impl Scan<'_> {
     /// Reports runs that touch an edge.
     fn edge(&mut self, edge: usize) -> ControlFlow<()> {
         for start in edge.saturating_sub(WINDOW - 1)..=edge {
-            if self.may_begin(start) {
+            // Of a run that is longer than a window, a window is found anyway.
+            let (begin, end) = self.last[0];
+            let covered = begin <= start && start + WINDOW <= end;
+            if !covered && self.may_begin(start) {
                 self.report(start, Some(edge))?;
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// Takes note of a hit; false if it is in one of the last ones.
+    fn is_new(&mut self, start: usize, end: usize) -> bool {
+        let is_in = |(other_start, other_end)| other_start <= start && end <= other_end;
+        if self.last.into_iter().any(is_in) {
+            return false;
+        }
+        self.last = [(start, end), self.last[0]];
+        true
     }
 
     /// Whether a run may begin there.
@@ -266,10 +321,9 @@ impl Scan<'_> {
         let end = start + found.len;
         let before = self.index.common_before(found.at, &self.haystack[..start]);
         let begin = start - before;
-        if self.last.0 <= begin && end <= self.last.1 {
+        if !self.is_new(begin, end) {
             return ControlFlow::Continue(end);
         }
-        self.last = (begin, end);
         let mut form = self.index.form_at(found.at);
         let mut offset = (found.at - form.start) as usize - before;
         if form.encoding != Encoding::Raw

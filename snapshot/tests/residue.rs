@@ -143,7 +143,7 @@ fn values() -> impl Strategy<Value = Vec<Vec<u8>>> {
     });
     let several = prop::collection::vec(one, 1..6);
     prop_oneof![
-        9 => several.clone(),
+        30 => several.clone(),
         1 => (several, long).prop_map(|(mut several, long)| {
             several.push(long);
             several

@@ -25,17 +25,70 @@ const MAX_FILTER_BITS: usize = 1 << 23;
 const FILTER_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 const TABLE_FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
 
-/// Suffixes that begin with one gram: a run of the sorted ones. No suffixes: an empty slot.
+/// Bits of a position in the text, which has at most [`MAX_FORMS_LEN`](super::MAX_FORMS_LEN) bytes, or of a number of
+/// suffixes.
+const POSITION_BITS: u32 = 29;
+
+/// Bits of a gram's hash in its slot: one of so many other grams is taken for it, and has to be compared.
+const TAG_BITS: u32 = 4;
+
+/// Where one gram is in the forms, packed: its [`Places`] and a tag. 0 is an empty slot.
 #[derive(Clone, Copy, Default)]
-struct Slot {
-    first: u32,
-    count: u32,
+struct Slot(u64);
+
+/// Where forms have a gram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Places {
+    /// Here alone.
+    One(u32),
+    /// At these two.
+    Two([u32; 2]),
+    /// Where so many suffixes begin, from this one of the sorted ones on.
+    Many { first: u32, count: u32 },
+}
+
+impl Slot {
+    fn new(places: Places, tag: u64) -> Self {
+        let (kind, left, right) = match places {
+            Places::One(place) => (1, place, 0),
+            Places::Two([left, right]) => (2, left, right),
+            Places::Many { first, count } => (3, first, count),
+        };
+        let numbers = u64::from(left) | u64::from(right) << POSITION_BITS;
+        Self((numbers << TAG_BITS | tag) << 2 | kind)
+    }
+
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn tag(self) -> u64 {
+        self.0 >> 2 & ((1 << TAG_BITS) - 1)
+    }
+
+    fn places(self) -> Places {
+        let number = |shift: u32| {
+            let bits = self.0 >> (2 + TAG_BITS + shift) & ((1 << POSITION_BITS) - 1);
+            u32::try_from(bits).unwrap_or(u32::MAX)
+        };
+        let (left, right) = (number(0), number(POSITION_BITS));
+        match self.0 & 3 {
+            1 => Places::One(left),
+            2 => Places::Two([left, right]),
+            _ => Places::Many {
+                first: left,
+                count: right,
+            },
+        }
+    }
 }
 
 /// The forms, searchable.
 pub(crate) struct Index {
     text: LockedBuffer,
     forms: Vec<Form>,
+    /// For each block of the text the last form that begins at or before its first byte.
+    form_of_block: Vec<u32>,
     filter: Vec<u64>,
     filter_shift: u32,
     table: Vec<Slot>,
@@ -45,13 +98,16 @@ pub(crate) struct Index {
     earliest: Earliest,
     /// The suffix of each form that begins with its first telling window, sorted by the window.
     beginnings: Vec<Suffix>,
-    /// Forms shorter than a window, by the first suffix of their first gram.
+    /// Forms shorter than a window, by the first place that has their first gram.
     short: BTreeMap<u32, Vec<u32>>,
     /// Distance of the places of a haystack that have to be looked at: every run that counts has a gram at
     /// one of them.
     pub stride: usize,
     pub degenerate_windows: u64,
 }
+
+/// Bytes of the text for which one form is written down.
+const BLOCK: usize = 64;
 
 /// A run of a haystack that is a run of a form too.
 #[derive(Clone, Copy)]
@@ -60,6 +116,15 @@ pub(crate) struct Match {
     pub len: usize,
     /// Where it is in the text.
     pub at: u32,
+}
+
+/// How far a haystack and a form agree, from a gram on that both have.
+pub(crate) struct Extent<'a> {
+    pub form: &'a Form,
+    /// Bytes before the gram.
+    pub before: usize,
+    /// Bytes from the gram's first on.
+    pub behind: usize,
 }
 
 impl Index {
@@ -97,6 +162,7 @@ impl Index {
             short: BTreeMap::new(),
             stride: stride(&forms),
             degenerate_windows,
+            form_of_block: form_of_block(&forms, text.len()),
             text,
             forms,
         };
@@ -116,32 +182,38 @@ impl Index {
                 .count();
             // As many suffixes as bytes of text, whose offsets fit.
             let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-            let slot = Slot {
-                first: narrow(first),
-                count: narrow(count),
+            let places = match &self.suffixes[first..first + count] {
+                [one] => Places::One(one.start),
+                [left, right] => {
+                    Places::Two([left.start.min(right.start), left.start.max(right.start)])
+                }
+                _ => Places::Many {
+                    first: narrow(first),
+                    count: narrow(count),
+                },
             };
-            self.insert(gram, slot);
+            self.insert(gram, places);
             first += count;
         }
     }
 
-    fn insert(&mut self, gram: u64, slot: Slot) {
+    fn insert(&mut self, gram: u64, places: Places) {
         let bit = self.bit(gram);
         self.filter[bit / 64] |= 1 << (bit % 64);
         let mut at = self.slot(gram);
-        while self.table[at].count > 0 {
+        while !self.table[at].is_empty() {
             at = (at + 1) % self.table.len();
         }
-        self.table[at] = slot;
+        self.table[at] = Slot::new(places, tag(gram));
     }
 
     fn find_short(&mut self) {
         let mut short: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (form, number) in self.forms.iter().zip(0..) {
             if form.threshold() < WINDOW
-                && let Some(slot) = self.find(self.gram_of_text(form.start))
+                && let Some(places) = self.places(self.gram_of_text(form.start))
             {
-                short.entry(slot.first).or_default().push(number);
+                short.entry(self.first_of(places)).or_default().push(number);
             }
         }
         self.short = short;
@@ -167,22 +239,28 @@ impl Index {
         self.filter[bit / 64] >> (bit % 64) & 1 != 0
     }
 
-    /// Whether a form has this gram.
-    pub fn has(&self, gram: u64) -> bool {
-        self.find(gram).is_some()
-    }
-
-    fn find(&self, gram: u64) -> Option<Slot> {
+    /// Where forms have this gram.
+    pub fn places(&self, gram: u64) -> Option<Places> {
         let mut at = self.slot(gram);
         loop {
             let slot = self.table[at];
-            if slot.count == 0 {
+            if slot.is_empty() {
                 return None;
             }
-            if self.gram_of_text(self.suffixes[slot.first as usize].start) == gram {
-                return Some(slot);
+            if slot.tag() == tag(gram) {
+                let places = slot.places();
+                if self.gram_of_text(self.first_of(places)) == gram {
+                    return Some(places);
+                }
             }
             at = (at + 1) % self.table.len();
+        }
+    }
+
+    fn first_of(&self, places: Places) -> u32 {
+        match places {
+            Places::One(place) | Places::Two([place, _]) => place,
+            Places::Many { first, .. } => self.suffixes[first as usize].start,
         }
     }
 
@@ -192,20 +270,55 @@ impl Index {
 
     /// The longest run from the beginning of `haystack` on that is in a form, if it has a gram at least.
     pub fn longest(&self, haystack: &[u8]) -> Option<Match> {
-        let slot = self.find(gram_at(haystack, 0))?;
-        let run = &self.suffixes[slot.first as usize..][..slot.count as usize];
-        // Of all suffixes, those next to the haystack's place among them agree with it longest.
-        let place = run.partition_point(|suffix| is_before(self.bytes(*suffix), haystack));
-        let neighbours = [place.checked_sub(1), Some(place)];
-        neighbours
-            .into_iter()
-            .flatten()
-            .filter_map(|index| run.get(index))
-            .map(|suffix| Match {
-                len: common(self.bytes(*suffix), haystack),
-                at: suffix.start,
-            })
-            .max_by_key(|found| found.len)
+        let agrees = |start: u32, end: usize| Match {
+            len: common(&self.text[start as usize..end], haystack),
+            at: start,
+        };
+        let of_form = |start: u32| agrees(start, self.form_at(start).end());
+        match self.places(gram_at(haystack, 0))? {
+            Places::One(place) => Some(of_form(place)),
+            Places::Two(places) => places
+                .into_iter()
+                .map(of_form)
+                .max_by_key(|found| found.len),
+            Places::Many { first, count } => {
+                let run = &self.suffixes[first as usize..][..count as usize];
+                // Of all suffixes, those next to the haystack's place among them agree with it longest.
+                let place = run.partition_point(|suffix| is_before(self.bytes(*suffix), haystack));
+                let neighbours = [place.checked_sub(1), Some(place)];
+                let neighbours = neighbours.into_iter().flatten();
+                neighbours
+                    .filter_map(|index| run.get(index))
+                    .map(|suffix| agrees(suffix.start, suffix.end as usize))
+                    .max_by_key(|found| found.len)
+            }
+        }
+    }
+
+    /// How far the form at a place of the text agrees with `haystack`, both ways, where both have the same gram at
+    /// `at`; nothing if that is less than the form's least run. No form has a lesser one than `least`.
+    pub fn extent(
+        &self,
+        place: u32,
+        haystack: &[u8],
+        at: usize,
+        least: usize,
+    ) -> Option<Extent<'_>> {
+        let place = place as usize;
+        let behind = common(&self.text[place..], &haystack[at..]);
+        let before = common_end(&self.text[..place], &haystack[..at]);
+        // Most runs are too short, whichever form they are of.
+        if before + behind < least {
+            return None;
+        }
+        let form = self.form_at(u32::try_from(place).ok()?);
+        let before = before.min(place - form.start as usize);
+        let behind = behind.min(form.end() - place);
+        (before + behind >= form.threshold()).then_some(Extent {
+            form,
+            before,
+            behind,
+        })
     }
 
     /// The first place of the text that has this run. Where forms have it in common, that is in the plainest one: a
@@ -225,8 +338,8 @@ impl Index {
         if self.short.is_empty() {
             return None;
         }
-        let slot = self.find(gram_at(haystack, 0))?;
-        let forms = self.short.get(&slot.first)?;
+        let places = self.places(gram_at(haystack, 0))?;
+        let forms = self.short.get(&self.first_of(places))?;
         forms
             .iter()
             .map(|number| &self.forms[*number as usize])
@@ -266,8 +379,10 @@ impl Index {
 
     /// The form that a place of the text belongs to.
     pub fn form_at(&self, at: u32) -> &Form {
-        let behind = self.forms.partition_point(|form| form.start <= at);
-        &self.forms[behind - 1]
+        let first = self.form_of_block[at as usize / BLOCK] as usize;
+        let behind = self.forms[first + 1..].iter();
+        let skipped = behind.take_while(|form| form.start <= at).count();
+        &self.forms[first + skipped]
     }
 
     /// The bytes of a form.
@@ -278,9 +393,7 @@ impl Index {
     /// How many bytes before `at`, in the same form, agree with the end of `before`.
     pub fn common_before(&self, at: u32, before: &[u8]) -> usize {
         let form = self.form_at(at);
-        let own = &self.text[form.start as usize..at as usize];
-        let pairs = own.iter().rev().zip(before.iter().rev());
-        pairs.take_while(|(left, right)| left == right).count()
+        common_end(&self.text[form.start as usize..at as usize], before)
     }
 
     fn bytes(&self, suffix: Suffix) -> &[u8] {
@@ -312,6 +425,39 @@ fn common(left: &[u8], right: &[u8]) -> usize {
         .count();
     let rest = left[8 * words..].iter().zip(&right[8 * words..]);
     8 * words + rest.take_while(|(left, right)| left == right).count()
+}
+
+/// Length of the common end.
+fn common_end(left: &[u8], right: &[u8]) -> usize {
+    let (_, words_left) = left.as_rchunks::<8>();
+    let (_, words_right) = right.as_rchunks::<8>();
+    let words = words_left.iter().rev().zip(words_right.iter().rev());
+    let words = words.take_while(|(left, right)| left == right).count();
+    let rest = |bytes: &[u8]| bytes.len() - 8 * words;
+    let (left, right) = (&left[..rest(left)], &right[..rest(right)]);
+    let pairs = left.iter().rev().zip(right.iter().rev());
+    8 * words + pairs.take_while(|(left, right)| left == right).count()
+}
+
+/// What a slot has of its gram: bits of the hash that do not say where the slot is.
+fn tag(gram: u64) -> u64 {
+    gram.wrapping_mul(TABLE_FACTOR) >> 8 & ((1 << TAG_BITS) - 1)
+}
+
+/// The last form that begins at or before the first byte of each block of a text.
+fn form_of_block(forms: &[Form], len: usize) -> Vec<u32> {
+    let mut of_block = Vec::with_capacity(len.div_ceil(BLOCK));
+    let mut form = 0;
+    for start in (0..len).step_by(BLOCK) {
+        while forms
+            .get(form + 1)
+            .is_some_and(|next| next.start as usize <= start)
+        {
+            form += 1;
+        }
+        of_block.push(u32::try_from(form).unwrap_or(u32::MAX));
+    }
+    of_block
 }
 
 /// A run of n bytes has n - 7 grams, so one of so many places that follow one another has one.

@@ -17,7 +17,7 @@ use crate::scan::Hit;
 
 pub use self::encoding::Encoding;
 pub(crate) use self::encoding::SharedEnd;
-pub(crate) use self::index::{GRAM, Index, gram_at};
+pub(crate) use self::index::{GRAM, Index, Places, gram_at};
 use self::whole::Whole;
 
 /// Runs of this many bytes of a form are residue wherever they are.
