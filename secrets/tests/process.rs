@@ -145,7 +145,7 @@ fn scrub() {
         .resolve(&Schemes::default())
         .expect("the value");
 
-    scrub_environment(declarations.environment_variables()).expect("scrubbed");
+    scrub_environment(declarations.environment_variables(&Schemes::default())).expect("scrubbed");
 
     let after = proc_environ();
     assert_eq!(count(&after), 0);
@@ -286,7 +286,7 @@ fn no_copies() {
     drop(resolved);
 
     assert_eq!(count_in_memory(), before);
-    scrub_environment(declarations.environment_variables()).expect("scrubbed");
+    scrub_environment(declarations.environment_variables(&Schemes::default())).expect("scrubbed");
     assert_eq!(count_in_memory(), before - 1);
 }
 

@@ -10,6 +10,8 @@
 )]
 mod files;
 mod requester;
+mod schemes;
 
 pub use files::FileError;
 pub use requester::{Requester, UserId, UserIdError};
+pub use schemes::{Environment, Exec, ExecError, Helper, Systemd, SystemdError, with_providers};
