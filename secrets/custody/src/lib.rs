@@ -14,4 +14,6 @@ mod schemes;
 
 pub use files::FileError;
 pub use requester::{Requester, UserId, UserIdError};
-pub use schemes::{Environment, Exec, ExecError, Helper, Systemd, SystemdError, with_providers};
+pub use schemes::{
+    Environment, Exec, ExecError, Helper, Systemd, SystemdError, Vault, VaultError, with_providers,
+};

@@ -3,6 +3,7 @@
 mod exec;
 mod program;
 mod systemd;
+mod vault;
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use cachot_secrets::{ResolveError, Schemes, ValueError};
 pub use exec::{Exec, Helper};
 pub use program::ExecError;
 pub use systemd::{Systemd, SystemdError};
+pub use vault::{Vault, VaultError};
 
 /// Where schemes find their settings: the variables of an environment.
 #[derive(Clone)]
@@ -44,6 +46,7 @@ pub fn with_providers(schemes: Schemes, environment: &Environment) -> Schemes {
         .with(Exec::new(environment.clone()))
         .with(Helper::new(environment.clone()))
         .with(Systemd::new(environment.clone()))
+        .with(Vault::new(environment.clone()))
 }
 
 /// What keeps the bytes of `place` from being a value; `read` says what a failing source means.
