@@ -37,13 +37,14 @@ const NOBODY: u32 = 65_534;
 
 type Case = (&'static str, fn());
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     ("scrubbed_value_is_gone_from_the_environment", scrub),
     (
         "scrub_overwrites_every_variable_of_the_name",
         scrub_repeated,
     ),
     ("scrub_with_a_second_thread_is_refused", scrub_with_threads),
+    ("no_thread_is_left_when_values_are_fetched", no_thread_left),
     ("dropped_values_leave_no_copy_in_memory", no_copies),
     ("file_without_permission_is_a_distinct_error", no_permission),
     ("memory_lock_limit_is_an_error_with_a_hint", lock_limit),
@@ -207,6 +208,18 @@ fn scrub_with_threads() {
     drop(stop);
     assert!(thread.join().expect("ended"));
     scrub_environment([TOKEN]).expect("scrubbed");
+}
+
+fn no_thread_left() {
+    let file = folder().join("file");
+    let declared = (0..200).map(|at| format!("S{at}=file:{}", file.display()));
+    let declarations = Declarations::parse(declared);
+    for _ in 0..10 {
+        let resolved = declarations.resolve(&Schemes::default());
+        assert_eq!(resolved.expect("all values").len(), 200);
+
+        scrub_environment(["CACHOT_NOT_SET"]).expect("one thread is left");
+    }
 }
 
 /// How often the secret is in this process's readable memory.
