@@ -347,19 +347,19 @@ impl Said {
     }
 
     /// It on one line, with `***` for every part of `value`.
-    fn shown(&self, value: &[u8]) -> String {
-        let mut bytes = &self.bytes[..];
-        if self.is_cut {
-            // A part of the value that is too short to be known as one may be at the end.
-            bytes = &bytes[..bytes.len().saturating_sub(MIN_MASKED_LEN - 1)];
-        }
-        let masked = masked(bytes, value);
+    fn without(&self, value: &[u8]) -> String {
+        let masked = masked(&self.bytes, value, self.is_cut);
         let text = String::from_utf8_lossy(&masked);
         let words: Vec<_> = text
             .split(|letter: char| letter.is_whitespace() || letter.is_control())
             .filter(|word| !word.is_empty())
             .collect();
-        let line = words.join(" ");
+        words.join(" ")
+    }
+
+    /// The beginning of that.
+    fn shown(&self, value: &[u8]) -> String {
+        let line = self.without(value);
         match line.char_indices().nth(MAX_SHOWN_CHARS) {
             Some((end, _)) => format!("{}...", &line[..end]),
             None => line,
@@ -368,8 +368,8 @@ impl Said {
 }
 
 /// `text` with `***` for every run of at least [`MIN_MASKED_LEN`] bytes that is in `value` too, or of all of a
-/// shorter value.
-fn masked(text: &[u8], value: &[u8]) -> Zeroizing<Vec<u8>> {
+/// shorter value. Of a text that is cut its end is left out, as it may be a part of the value too short to be known.
+fn masked(text: &[u8], value: &[u8], is_cut: bool) -> Zeroizing<Vec<u8>> {
     let window = value.len().min(MIN_MASKED_LEN);
     let mut is_hidden = vec![false; text.len()];
     if window > 0 {
@@ -383,9 +383,13 @@ fn masked(text: &[u8], value: &[u8]) -> Zeroizing<Vec<u8>> {
             }
         }
     }
+    let dropped = if is_cut { MIN_MASKED_LEN - 1 } else { 0 };
     // Three bytes for one at most.
     let mut masked = Zeroizing::new(Vec::with_capacity(3 * text.len()));
-    for (at, byte) in text.iter().enumerate() {
+    for (at, byte) in text[..text.len().saturating_sub(dropped)]
+        .iter()
+        .enumerate()
+    {
         if !is_hidden[at] {
             masked.push(*byte);
         } else if at == 0 || !is_hidden[at - 1] {
@@ -393,4 +397,72 @@ fn masked(text: &[u8], value: &[u8]) -> Zeroizing<Vec<u8>> {
         }
     }
     masked
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Which bytes of `text` belong to a run that is in `value`, found by trying all.
+    fn hidden(text: &[u8], value: &[u8]) -> Vec<bool> {
+        let shortest = value.len().clamp(1, MIN_MASKED_LEN);
+        let mut hidden = vec![false; text.len()];
+        for start in 0..text.len() {
+            for end in start + shortest..=text.len() {
+                let run = &text[start..end];
+                if value.windows(run.len()).any(|part| part == run) {
+                    hidden[start..end].fill(true);
+                }
+            }
+        }
+        hidden
+    }
+
+    proptest! {
+        #[test]
+        fn test_masked_hides_every_run_of_the_value_and_nothing_else(
+            value in proptest::collection::vec(b'a'..b'd', 0..24),
+            text in proptest::collection::vec(b'a'..b'd', 0..40),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let mut text = text;
+            let at = at.index(text.len() + 1);
+            text.splice(at..at, value.iter().copied());
+            let mut expected = vec![];
+            let hidden = hidden(&text, &value);
+            for (at, byte) in text.iter().enumerate() {
+                match hidden[at] {
+                    false => expected.push(*byte),
+                    true if at == 0 || !hidden[at - 1] => expected.extend(b"***"),
+                    true => {}
+                }
+            }
+            prop_assert_eq!(&**masked(&text, &value, false), &expected);
+        }
+
+        #[test]
+        fn test_shown_is_one_short_line(bytes in any::<Vec<u8>>(), is_cut in any::<bool>()) {
+            let said = Said { bytes: Zeroizing::new(bytes), is_cut };
+            let shown = said.shown(b"");
+            prop_assert!(!shown.contains(char::is_control));
+            prop_assert!(shown.chars().count() <= MAX_SHOWN_CHARS + 3);
+        }
+    }
+
+    #[test]
+    fn test_shown_has_no_part_of_a_value_that_is_cut() {
+        let value = b"0123456789abcdef";
+        for len in 0..value.len() {
+            let mut bytes = vec![b'x'; MAX_SAID_LEN - len];
+            bytes.extend(&value[..len]);
+            let said = Said {
+                bytes: Zeroizing::new(bytes),
+                is_cut: true,
+            };
+            let masked = said.without(value);
+            assert!(!masked.contains('0'), "{len}");
+        }
+    }
 }
