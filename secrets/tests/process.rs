@@ -4,15 +4,16 @@
 //! of a secret in a variable and in a folder's files (`file`, and `env` as the dotenv key KEY), and
 //! looks for it in masked form: its memory must not hold a copy that the crate did not make.
 
+mod memory;
+
 use std::env;
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Mutex;
 
 use cachot_secrets::{
     Declarations, LockError, Schemes, ScrubError, SealedValue, SecretValue, ValueError,
@@ -224,42 +225,7 @@ fn no_thread_left() {
 
 /// How often the secret is in this process's readable memory.
 fn count_in_memory() -> usize {
-    // Not on the heap, and wiped after every use: it is searched as well.
-    static WINDOW: Mutex<[u8; 1 << 20]> = Mutex::new([0; 1 << 20]);
-    let mut window = WINDOW.lock().expect("one thread");
-    let maps = fs::read_to_string("/proc/self/maps").expect("readable");
-    let mut memory = File::open("/proc/self/mem").expect("readable");
-    let mut found = 0;
-    for line in maps.lines() {
-        let mut fields = line.split_whitespace();
-        let range = fields.next().expect("a range");
-        let readable = fields.next().expect("permissions").starts_with('r');
-        if !readable || line.ends_with("[vvar]") || line.ends_with("[vvar_vclock]") {
-            continue;
-        }
-        let (start, end) = range.split_once('-').expect("two addresses");
-        let address = |text| u64::from_str_radix(text, 16).expect("an address");
-        let (mut at, end) = (address(start), address(end));
-        while at < end {
-            let len = usize::try_from(end - at)
-                .expect("64 bits")
-                .min(window.len());
-            memory.seek(SeekFrom::Start(at)).expect("an address");
-            // Some special mappings cannot be read; none of them is memory of the program.
-            if memory.read_exact(&mut window[..len]).is_err() {
-                assert!(line.contains('['), "cannot read {line}");
-                break;
-            }
-            found += count(&window[..len]);
-            window.fill(0);
-            // Overlapping, as a copy may straddle two windows.
-            at += match at + len as u64 == end {
-                true => len,
-                false => len - (MASKED.len() - 1),
-            } as u64;
-        }
-    }
-    found
+    memory::count(MASKED.len(), count)
 }
 
 fn no_copies() {

@@ -55,6 +55,8 @@ impl Client {
             .max_redirects_will_error(false)
             // Whoever sets a proxy for pages does not mean that it should see the token.
             .proxy(None)
+            // A connection that is kept has the token and the last answer in its buffers.
+            .max_idle_connections(0)
             .timeout_connect(Some(CONNECT_LIMIT.min(limit)))
             .timeout_global(Some(limit));
         if address.starts_with("https:") {
