@@ -354,7 +354,7 @@ mod tests {
         let references = ["odd:slow-1", "nope:x", "here:x-2", "odd:fail-3"]
             .map(|text| text.parse().expect("a reference"));
 
-        let results = schemes.resolve(&references);
+        let results = schemes.resolve_all(&references);
 
         let values: Vec<_> = results
             .iter()

@@ -10,10 +10,7 @@
 )]
 mod files;
 mod requester;
-mod schemes;
+pub mod schemes;
 
 pub use files::FileError;
 pub use requester::{Requester, UserId, UserIdError};
-pub use schemes::{
-    Environment, Exec, ExecError, Helper, Systemd, SystemdError, Vault, VaultError, with_providers,
-};

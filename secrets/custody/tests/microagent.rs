@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use cachot_custody::with_providers;
+use cachot_custody::schemes::with_providers;
 use cachot_secrets::{Declarations, MAX_LINE_LEN, Schemes};
 use common::{Server, answer, environment};
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cachot_custody::Vault;
+use cachot_custody::schemes::Vault;
 use cachot_secrets::Scheme;
 use common::environment;
 

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-use cachot_custody::{Environment, with_providers};
+use cachot_custody::schemes::{Environment, with_providers};
 use cachot_secrets::{Declarations, Schemes};
 use zeroizing_alloc::ZeroAlloc;
 

@@ -8,8 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cachot_custody::Vault;
-use cachot_secrets::{MAX_VALUE_LEN, ResolveError, Scheme, SecretValue, TIME_LIMIT};
+use cachot_custody::schemes::{Vault, with_providers};
+use cachot_secrets::{
+    Declarations, MAX_VALUE_LEN, ResolveError, Scheme, Schemes, SecretValue, TIME_LIMIT,
+};
 use common::{Server, answer, environment};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
@@ -271,6 +273,14 @@ fn test_vault_server_that_is_not_there_is_a_distinct_error() {
             "{said}"
         );
     }
+}
+
+#[test]
+fn test_vault_token_is_a_variable_to_be_scrubbed() {
+    let schemes = with_providers(Schemes::default(), &environment(&[]));
+    let declarations = Declarations::parse(["A=vault:a/data/b#c", "B=env:B", "C=exec:/bin/a"]);
+    let variables: Vec<_> = declarations.environment_variables(&schemes).collect();
+    assert_eq!(variables, ["VAULT_TOKEN", "B"]);
 }
 
 #[test]

@@ -237,10 +237,19 @@ impl Schemes {
             })
     }
 
+    /// Fetches the value of a reference, as [`Schemes::resolve_all`] does.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    pub fn resolve(&self, reference: &Reference) -> Result<SecretValue, ResolveError> {
+        let results = self.resolve_all([reference]);
+        results.into_iter().next().expect("one result a reference")
+    }
+
     /// Fetches the values of references, several at once; each is there, or why it is not, in their order.
     ///
     /// Where all have ended in time no thread is left over.
-    pub fn resolve<'a>(
+    pub fn resolve_all<'a>(
         &self,
         references: impl IntoIterator<Item = &'a Reference>,
     ) -> Vec<Result<SecretValue, ResolveError>> {
@@ -297,8 +306,7 @@ mod tests {
     }
 
     fn resolve(schemes: &Schemes, text: &str) -> Result<SecretValue, ResolveError> {
-        let reference = text.parse().expect("a reference");
-        schemes.resolve([&reference]).pop().expect("one result")
+        schemes.resolve(&text.parse().expect("a reference"))
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The schemes that the references of a command may use.
 
-use cachot_custody::{Environment, with_providers};
+use cachot_custody::schemes::{Environment, with_providers};
 use cachot_secrets::Schemes;
 
 /// All that there are, with the settings of this process's environment.

@@ -13,7 +13,7 @@ use cachot_secrets::{ResolveError, Schemes, ValueError};
 pub use exec::{Exec, Helper};
 pub use program::ExecError;
 pub use systemd::{Systemd, SystemdError};
-pub use vault::{Vault, VaultError};
+pub use vault::{PlaceError, Vault, VaultError};
 
 /// Where schemes find their settings: the variables of an environment.
 #[derive(Clone)]

@@ -246,6 +246,8 @@ fn end(child: &mut Child) -> io::Result<ExitStatus> {
     if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
         kill_process_group(group, Signal::KILL).ok();
     }
+    // It may have gone to another group, and is waited for.
+    child.kill().ok();
     child.wait()
 }
 

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use cachot_custody::Environment;
+use cachot_custody::schemes::Environment;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// An environment of these variables only.

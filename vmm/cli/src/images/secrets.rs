@@ -145,7 +145,7 @@ pub(super) fn resolve(
         .filter(|secret| !given.contains_key(&secret.name))
         .filter_map(|secret| secret.reference.parse::<Reference>().ok())
         .collect();
-    let mut again = schemes.resolve(&recorded).into_iter();
+    let mut again = schemes.resolve_all(&recorded).into_iter();
     let find = |secret: &Secret| {
         let (reference, value) = match given.remove(&secret.name) {
             Some(given) => (given.reference.to_string(), Ok(given.value)),

@@ -15,6 +15,7 @@ use answer::field;
 use client::Client;
 pub use error::VaultError;
 use place::Place;
+pub use place::PlaceError;
 
 /// Holds the server's address.
 const ADDRESS_VARIABLE: &str = "VAULT_ADDR";
