@@ -383,6 +383,13 @@ fn test_vault_over_tls_with_an_authority_of_its_own() {
 
     assert_eq!(ask(&address, ca).expect("a value").expose(), b"over tls");
 
+    // The system's authorities do not know this one, where there are any.
+    let said = message(ask(&address, None));
+    let unknown = said.contains("does not prove who it is");
+    assert!(
+        unknown || said.contains("no certificate authority"),
+        "{said}"
+    );
     let (stranger, _) = tls_server();
     let stranger = format!("https://{}", stranger.authority);
     let other_name = address.replace("localhost", "127.0.0.1");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use cachot_secrets::{Name, Reference, Resolved, SecretValue, scrub_environment};
-use cachot_snapshot::image::{DIGEST_LEN, HostKey, Image, Manifest, PartName, Secret, commitments};
+use cachot_snapshot::image::{DIGEST_LEN, HostKey, Image, Manifest, PartName, commitments};
 use cachot_snapshot::needles::{EDGE_WINDOW, Value};
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -139,35 +139,33 @@ pub(super) fn resolve(
     let schemes = schemes();
     let given = given.into_iter().map(|given| (given.name.clone(), given));
     let mut given: BTreeMap<Name, Resolved> = given.collect();
-    let recorded: Vec<_> = manifest
-        .secrets
-        .iter()
-        .filter(|secret| !given.contains_key(&secret.name))
-        .filter_map(|secret| secret.reference.parse::<Reference>().ok())
-        .collect();
-    let mut again = schemes.resolve_all(&recorded).into_iter();
-    let find = |secret: &Secret| {
+    let mut candidates = vec![];
+    let (mut places, mut recorded) = (vec![], vec![]);
+    for secret in &manifest.secrets {
         let (reference, value) = match given.remove(&secret.name) {
             Some(given) => (given.reference.to_string(), Ok(given.value)),
-            None => (
-                secret.reference.clone(),
-                match secret.reference.parse::<Reference>() {
-                    Ok(_) => again
-                        .next()
-                        .expect("one result a reference")
-                        .map_err(|error| with_causes(&error)),
-                    Err(error) => Err(with_causes(&error)),
-                },
-            ),
+            None => {
+                let unknown = match secret.reference.parse::<Reference>() {
+                    Ok(reference) => {
+                        places.push(candidates.len());
+                        recorded.push(reference);
+                        "it is resolved with the others".to_owned()
+                    }
+                    Err(error) => with_causes(&error),
+                };
+                (secret.reference.clone(), Err(unknown))
+            }
         };
-        Candidate {
+        candidates.push(Candidate {
             name: secret.name.clone(),
             version: secret.version,
             reference,
             value,
-        }
-    };
-    let candidates = manifest.secrets.iter().map(find).collect();
+        });
+    }
+    for (place, value) in places.into_iter().zip(schemes.resolve_all(&recorded)) {
+        candidates[place].value = value.map_err(|error| with_causes(&error));
+    }
     scrub_environment(recorded.iter().filter_map(|one| schemes.variable(one)))?;
     Ok(candidates)
 }
