@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::check::Check;
 use crate::failure::{Failure, Failures, SecretError, Subject};
+use crate::fetch::{Fetch, fetch_all};
 use crate::name::Name;
 use crate::reference::{Declaration, DeclarationError, Delivery, Reference};
-use crate::schemes::{Dotenv, Env, Scheme, Schemes, dotenv};
+use crate::schemes::{Dotenv, Scheme, Schemes, dotenv};
 use crate::value::SecretValue;
 
 /// Most bytes that the secrets of one VM have together: 16 MiB.
@@ -133,18 +135,20 @@ impl Declarations {
         self
     }
 
-    /// Variables of this process that hold values, for
+    /// Variables of this process that hold values or give access to them, for
     /// [`scrub_environment`](crate::scrub_environment).
-    pub fn environment_variables(&self) -> impl Iterator<Item = &str> {
+    pub fn environment_variables<'a>(
+        &'a self,
+        schemes: &'a Schemes,
+    ) -> impl Iterator<Item = &'a str> {
         self.declared
             .iter()
             .flatten()
-            .map(|declaration| &declaration.reference)
-            .filter(|reference| reference.scheme() == Env.name())
-            .map(Reference::locator)
+            .filter_map(|declaration| schemes.variable(&declaration.reference))
     }
 
-    /// Fetches all values, in the order of the declarations; the env file's come last, by name.
+    /// Fetches all values, several at once, and returns them in the order of the declarations; the env file's
+    /// come last, by name. Where there is no failure no thread is left over.
     ///
     /// # Errors
     /// Every failure, and no value, where there is one.
@@ -178,40 +182,76 @@ impl Declarations {
     fn outcomes(&self, schemes: &Schemes) -> Vec<Outcome> {
         let mut admission = Admission::default();
         let mut outcomes = Vec::new();
+        let mut fetches = Vec::new();
         for declared in &self.declared {
-            let (subject, source, result) = match declared {
+            let (subject, source, entered) = match declared {
                 Ok(declaration) => (
                     Subject::Secret(declaration.name.clone()),
                     Some(declaration.reference.scheme().to_owned()),
                     admission
                         .enter(&declaration.name)
-                        .and_then(|()| resolve(declaration, schemes))
-                        .and_then(|secret| admission.check(secret)),
+                        .and_then(|()| Ok(schemes.of(&declaration.reference)?))
+                        .map(|scheme| (declaration, scheme)),
                 ),
                 Err(Rejected { subject, error }) => {
                     let entered = match subject {
                         Subject::Secret(name) => admission.enter(name),
                         _ => Ok(()),
                     };
-                    let result = entered.and_then(|()| Err(error.clone().into()));
-                    (subject.clone(), None, result)
+                    let error = entered.err().unwrap_or_else(|| error.clone().into());
+                    (subject.clone(), None, Err(error))
                 }
             };
-            let full = matches!(result, Err(SecretError::TooMany));
-            outcomes.push(Outcome {
+            let at = outcomes.len();
+            let result = match entered {
+                Ok((declaration, scheme)) => {
+                    let locator = declaration.reference.locator();
+                    fetches.push(Fetch::new(at, scheme, locator));
+                    Pending::Of(declaration, scheme)
+                }
+                Err(error) => Pending::Ended(Err(error)),
+            };
+            let full = matches!(result, Pending::Ended(Err(SecretError::TooMany)));
+            outcomes.push((subject, source, result));
+            if full {
+                break;
+            }
+        }
+        fetch_all(fetches, |at, fetched| {
+            let pending = &mut outcomes[at].2;
+            if let Pending::Of(declaration, scheme) = pending {
+                let secret = fetched
+                    .map_err(SecretError::from)
+                    .map(|value| ready((*declaration).clone(), value, &***scheme))
+                    .and_then(|secret| admission.check(secret));
+                *pending = Pending::Ended(secret);
+            }
+        });
+        let ended = |(subject, source, pending)| match pending {
+            Pending::Ended(result) => Outcome {
                 subject,
                 source,
                 result,
-            });
-            if full {
-                return outcomes;
-            }
-        }
-        if let Some(path) = &self.env_file {
+            },
+            Pending::Of(..) => unreachable!("every fetch has a result"),
+        };
+        let mut outcomes: Vec<_> = outcomes.into_iter().map(ended).collect();
+        let full = outcomes
+            .last()
+            .is_some_and(|last| matches!(last.result, Err(SecretError::TooMany)));
+        if let (Some(path), false) = (&self.env_file, full) {
             read_env_file(path, &mut admission, &mut outcomes);
         }
         outcomes
     }
+}
+
+/// How a declaration fares.
+enum Pending<'a> {
+    /// Its value is being fetched.
+    Of(&'a Declaration, &'a Arc<dyn Scheme>),
+    /// It has its value or has failed.
+    Ended(Result<Resolved, SecretError>),
 }
 
 /// What the secrets of one VM must hold to together.
@@ -246,12 +286,6 @@ impl Admission {
         }
         Ok(secret)
     }
-}
-
-fn resolve(declaration: &Declaration, schemes: &Schemes) -> Result<Resolved, SecretError> {
-    let scheme = schemes.of(&declaration.reference)?;
-    let value = scheme.resolve(declaration.reference.locator())?;
-    Ok(ready(declaration.clone(), value, scheme))
 }
 
 fn ready(declaration: Declaration, value: SecretValue, scheme: &dyn Scheme) -> Resolved {
@@ -573,9 +607,11 @@ pub(crate) mod tests {
             "A=env:ONE",
             "B=file:/env",
             "C=env:TWO,mode=0444,env",
+            "D=nope:x",
             "broken",
         ]);
-        let variables: Vec<_> = declarations.environment_variables().collect();
+        let schemes = schemes();
+        let variables: Vec<_> = declarations.environment_variables(&schemes).collect();
         assert_eq!(variables, ["ONE", "TWO"]);
     }
 

@@ -3,8 +3,13 @@
 use std::ffi::{CStr, c_char};
 use std::io;
 use std::slice;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroize;
+
+/// How long threads that are ending are waited for; the kernel needs microseconds, and the rest is for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 unsafe extern "C" {
     /// The C library's vector of `NAME=value` strings, ended by a null pointer (POSIX).
@@ -31,7 +36,7 @@ pub enum ScrubError {
 /// this call the block holds `NAME=` and zero bytes. Names that are not set are passed over. The
 /// process that started this one still has the variable: that one is the user's.
 ///
-/// Call it once the values are resolved and before the first thread is started.
+/// Call it once the values are resolved and before the first thread is started that goes on.
 ///
 /// # Errors
 /// See [`ScrubError`]; nothing has been changed then.
@@ -39,11 +44,14 @@ pub fn scrub_environment<N: AsRef<str>>(
     names: impl IntoIterator<Item = N>,
 ) -> Result<(), ScrubError> {
     // Only this thread could start another one, so what is read here stays true to the end.
-    let threads = std::fs::read_dir("/proc/self/task")
-        .map_err(ScrubError::Proc)?
-        .count();
-    if threads != 1 {
-        return Err(ScrubError::Threads(threads));
+    let since = Instant::now();
+    loop {
+        match threads().map_err(ScrubError::Proc)? {
+            1 => break,
+            // A thread that was joined is still in the list for as long as the kernel takes it apart.
+            _ if since.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(1)),
+            threads => return Err(ScrubError::Threads(threads)),
+        }
     }
     for name in names {
         let name = name.as_ref();
@@ -58,6 +66,11 @@ pub fn scrub_environment<N: AsRef<str>>(
         }
     }
     Ok(())
+}
+
+/// How many threads this process has.
+fn threads() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
 /// Overwrites the value in every string of the environment that begins with `name` and `=`; there

@@ -78,10 +78,13 @@ pub enum SecretError {
 
 /// An error and what caused it, on one line.
 fn with_cause(error: &ResolveError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
     }
+    text
 }
 
 /// Everything that keeps a VM from getting its secrets, one to a line; never empty.

@@ -35,6 +35,7 @@ mod check;
 mod declarations;
 mod environment;
 mod failure;
+mod fetch;
 mod harden;
 mod locked;
 mod name;
@@ -51,6 +52,8 @@ pub use harden::{HardenError, harden_process};
 pub use locked::{LockError, LockedBuffer};
 pub use name::{MAX_NAME_LEN, Name, NameError};
 pub use reference::{Declaration, DeclarationError, Delivery, Reference, ReferenceError};
-pub use schemes::{Dotenv, Env, File, MAX_DOTENV_LEN, MAX_LINE_LEN, ResolveError, Scheme, Schemes};
+pub use schemes::{
+    Dotenv, Env, File, MAX_DOTENV_LEN, MAX_LINE_LEN, ResolveError, Scheme, Schemes, TIME_LIMIT,
+};
 pub use sealed::{SealedError, SealedValue};
 pub use value::{MAX_VALUE_LEN, SecretValue, ValueError};

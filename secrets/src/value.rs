@@ -44,28 +44,30 @@ impl SecretValue {
     /// See [`ValueError`]. Of a source that is too long or endless, little more than
     /// [`MAX_VALUE_LEN`] bytes are read.
     pub fn read_from(reader: &mut impl Read) -> Result<Self, ValueError> {
-        let mut buffer = LockedBuffer::new(1)?;
-        let mut len = 0;
-        loop {
-            if len > MAX_VALUE_LEN {
-                return Err(ValueError::TooLong);
-            }
-            if len == buffer.len() {
-                // One byte over the limit is enough to know that it is exceeded.
-                let larger = (2 * len).min(MAX_VALUE_LEN + 1).max(len + 1);
-                buffer.grow(larger)?;
-            }
-            match reader.read(&mut buffer[len..]) {
-                Ok(0) => break,
-                Ok(read) => len += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(ValueError::Read(error)),
-            }
+        let (buffer, len) = read_to_end(reader, MAX_VALUE_LEN)?;
+        Self::of_filled(buffer, len)
+    }
+
+    /// As [`SecretValue::read_from`], for what a program prints: one line feed at the end, if there is one,
+    /// is not part of the value. A carriage return in front of it is.
+    ///
+    /// # Errors
+    /// See [`ValueError`].
+    pub fn read_line_from(reader: &mut impl Read) -> Result<Self, ValueError> {
+        let (mut buffer, mut len) = read_to_end(reader, MAX_VALUE_LEN + 1)?;
+        if buffer[..len].ends_with(b"\n") {
+            len -= 1;
+            buffer[len] = 0;
         }
-        if len == 0 {
-            return Err(ValueError::Empty);
+        Self::of_filled(buffer, len)
+    }
+
+    fn of_filled(buffer: LockedBuffer, len: usize) -> Result<Self, ValueError> {
+        match len {
+            0 => Err(ValueError::Empty),
+            len if len > MAX_VALUE_LEN => Err(ValueError::TooLong),
+            len => Ok(Self { buffer, len }),
         }
-        Ok(Self { buffer, len })
     }
 
     /// Copies a value. The caller wipes `bytes`.
@@ -102,6 +104,28 @@ impl SecretValue {
     #[expect(clippy::len_without_is_empty, reason = "a value is never empty")]
     pub fn len(&self) -> usize {
         self.len
+    }
+}
+
+/// Everything up to the end of `reader`, at most `limit` bytes, and how many they are.
+fn read_to_end(reader: &mut impl Read, limit: usize) -> Result<(LockedBuffer, usize), ValueError> {
+    let mut buffer = LockedBuffer::new(1)?;
+    let mut len = 0;
+    loop {
+        if len > limit {
+            return Err(ValueError::TooLong);
+        }
+        if len == buffer.len() {
+            // One byte over the limit is enough to know that it is exceeded.
+            let larger = (2 * len).min(limit + 1).max(len + 1);
+            buffer.grow(larger)?;
+        }
+        match reader.read(&mut buffer[len..]) {
+            Ok(0) => return Ok((buffer, len)),
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(ValueError::Read(error)),
+        }
     }
 }
 
@@ -189,6 +213,42 @@ mod tests {
                 assert!(value.expose() == bytes, "differs at length {len}");
             }
         }
+    }
+
+    #[test]
+    fn test_read_line_from_leaves_out_one_line_feed_only() {
+        let read = |bytes: &[u8]| {
+            let value = SecretValue::read_line_from(&mut { bytes });
+            value.map(|value| value.expose().to_vec())
+        };
+        for (printed, expected) in [
+            (&b"value"[..], &b"value"[..]),
+            (b"value\n", b"value"),
+            (b"value\n\n", b"value\n"),
+            (b"value\r\n", b"value\r"),
+            (b"\nvalue", b"\nvalue"),
+        ] {
+            assert_eq!(read(printed).expect("a value"), expected);
+        }
+        for nothing in [&b""[..], b"\n"] {
+            assert!(matches!(read(nothing), Err(ValueError::Empty)));
+        }
+    }
+
+    #[test]
+    fn test_read_line_from_at_and_over_the_limit() {
+        let _turn = one_at_a_time();
+        let mut printed = vec![b'v'; MAX_VALUE_LEN];
+        printed.push(b'\n');
+        let value = SecretValue::read_line_from(&mut printed.as_slice());
+        assert_eq!(value.expect("a value").len(), MAX_VALUE_LEN);
+        printed.push(b'\n');
+        let long = SecretValue::read_line_from(&mut printed.as_slice());
+        assert!(matches!(long, Err(ValueError::TooLong)));
+        printed.truncate(MAX_VALUE_LEN);
+        printed.push(b'v');
+        let long = SecretValue::read_line_from(&mut printed.as_slice());
+        assert!(matches!(long, Err(ValueError::TooLong)));
     }
 
     #[test]

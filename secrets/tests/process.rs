@@ -4,15 +4,16 @@
 //! of a secret in a variable and in a folder's files (`file`, and `env` as the dotenv key KEY), and
 //! looks for it in masked form: its memory must not hold a copy that the crate did not make.
 
+mod memory;
+
 use std::env;
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Mutex;
 
 use cachot_secrets::{
     Declarations, LockError, Schemes, ScrubError, SealedValue, SecretValue, ValueError,
@@ -37,13 +38,14 @@ const NOBODY: u32 = 65_534;
 
 type Case = (&'static str, fn());
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     ("scrubbed_value_is_gone_from_the_environment", scrub),
     (
         "scrub_overwrites_every_variable_of_the_name",
         scrub_repeated,
     ),
     ("scrub_with_a_second_thread_is_refused", scrub_with_threads),
+    ("no_thread_is_left_when_values_are_fetched", no_thread_left),
     ("dropped_values_leave_no_copy_in_memory", no_copies),
     ("file_without_permission_is_a_distinct_error", no_permission),
     ("memory_lock_limit_is_an_error_with_a_hint", lock_limit),
@@ -145,7 +147,7 @@ fn scrub() {
         .resolve(&Schemes::default())
         .expect("the value");
 
-    scrub_environment(declarations.environment_variables()).expect("scrubbed");
+    scrub_environment(declarations.environment_variables(&Schemes::default())).expect("scrubbed");
 
     let after = proc_environ();
     assert_eq!(count(&after), 0);
@@ -209,44 +211,21 @@ fn scrub_with_threads() {
     scrub_environment([TOKEN]).expect("scrubbed");
 }
 
+fn no_thread_left() {
+    let file = folder().join("file");
+    let declared = (0..200).map(|at| format!("S{at}=file:{}", file.display()));
+    let declarations = Declarations::parse(declared);
+    for _ in 0..10 {
+        let resolved = declarations.resolve(&Schemes::default());
+        assert_eq!(resolved.expect("all values").len(), 200);
+
+        scrub_environment(["CACHOT_NOT_SET"]).expect("one thread is left");
+    }
+}
+
 /// How often the secret is in this process's readable memory.
 fn count_in_memory() -> usize {
-    // Not on the heap, and wiped after every use: it is searched as well.
-    static WINDOW: Mutex<[u8; 1 << 20]> = Mutex::new([0; 1 << 20]);
-    let mut window = WINDOW.lock().expect("one thread");
-    let maps = fs::read_to_string("/proc/self/maps").expect("readable");
-    let mut memory = File::open("/proc/self/mem").expect("readable");
-    let mut found = 0;
-    for line in maps.lines() {
-        let mut fields = line.split_whitespace();
-        let range = fields.next().expect("a range");
-        let readable = fields.next().expect("permissions").starts_with('r');
-        if !readable || line.ends_with("[vvar]") || line.ends_with("[vvar_vclock]") {
-            continue;
-        }
-        let (start, end) = range.split_once('-').expect("two addresses");
-        let address = |text| u64::from_str_radix(text, 16).expect("an address");
-        let (mut at, end) = (address(start), address(end));
-        while at < end {
-            let len = usize::try_from(end - at)
-                .expect("64 bits")
-                .min(window.len());
-            memory.seek(SeekFrom::Start(at)).expect("an address");
-            // Some special mappings cannot be read; none of them is memory of the program.
-            if memory.read_exact(&mut window[..len]).is_err() {
-                assert!(line.contains('['), "cannot read {line}");
-                break;
-            }
-            found += count(&window[..len]);
-            window.fill(0);
-            // Overlapping, as a copy may straddle two windows.
-            at += match at + len as u64 == end {
-                true => len,
-                false => len - (MASKED.len() - 1),
-            } as u64;
-        }
-    }
-    found
+    memory::count(MASKED.len(), count)
 }
 
 fn no_copies() {
@@ -286,7 +265,7 @@ fn no_copies() {
     drop(resolved);
 
     assert_eq!(count_in_memory(), before);
-    scrub_environment(declarations.environment_variables()).expect("scrubbed");
+    scrub_environment(declarations.environment_variables(&Schemes::default())).expect("scrubbed");
     assert_eq!(count_in_memory(), before - 1);
 }
 

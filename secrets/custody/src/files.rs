@@ -141,8 +141,18 @@ pub(crate) fn private_folder(path: &Path) -> Result<OwnedFd, FileError> {
         .mode(0o700)
         .create(path)
         .map_err(FileError::system("create the folder", path))?;
+    trusted_folder(path)
+}
+
+/// Opens a folder of this user, or of root, to which nobody else adds files. The last component of the path is
+/// not a link.
+///
+/// # Errors
+/// See [`FileError`].
+pub(crate) fn trusted_folder(path: &Path) -> Result<OwnedFd, FileError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Err(FileError::Absent(path.to_owned())),
         Err(Errno::LOOP | Errno::NOTDIR) => {
             return Err(FileError::refused(
                 path,

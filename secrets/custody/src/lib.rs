@@ -10,6 +10,7 @@
 )]
 mod files;
 mod requester;
+pub mod schemes;
 
 pub use files::FileError;
 pub use requester::{Requester, UserId, UserIdError};

@@ -1,6 +1,7 @@
 //! `env:VARIABLE`: a variable of this process's environment.
 
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -33,6 +34,14 @@ impl Scheme for Env {
                 error,
             )
         })
+    }
+
+    fn time_limit(&self) -> Option<Duration> {
+        None
+    }
+
+    fn variable<'a>(&'a self, locator: &'a str) -> Option<&'a str> {
+        Some(locator)
     }
 }
 

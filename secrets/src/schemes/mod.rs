@@ -7,14 +7,21 @@ mod file;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use dotenv::{Dotenv, MAX_DOTENV_LEN, MAX_LINE_LEN};
 pub use env::Env;
 pub use file::File;
 
+use crate::fetch::{Fetch, fetch_all};
 use crate::locked::LockError;
 use crate::reference::Reference;
 use crate::value::{MAX_VALUE_LEN, SecretValue, ValueError};
+
+/// How long a scheme may take for one value: 30 seconds, as long as people wait for a program before they
+/// think that it hangs.
+pub const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// Fetches the values of references that begin with one scheme's name.
 ///
@@ -32,6 +39,18 @@ pub trait Scheme: Send + Sync {
     /// # Errors
     /// See [`ResolveError`]. There is no way to answer with nothing.
     fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError>;
+
+    /// How long [`Scheme::resolve`] may take before it is given up. `None` is for one that never waits: it is
+    /// called on the thread that asks, all others on threads of their own.
+    fn time_limit(&self) -> Option<Duration> {
+        Some(TIME_LIMIT)
+    }
+
+    /// The variable of this process's environment that holds the value, or what gives access to it, for
+    /// [`scrub_environment`](crate::scrub_environment).
+    fn variable<'a>(&'a self, _locator: &'a str) -> Option<&'a str> {
+        None
+    }
 }
 
 /// Why a reference has no value.
@@ -131,6 +150,23 @@ pub enum ResolveError {
         /// The reference, without its value.
         place: String,
     },
+    /// There was no answer in time.
+    #[error(
+        "{scheme}: did not answer within {} s: see why it hangs, or take the value from another place",
+        .limit.as_secs()
+    )]
+    TimedOut {
+        /// Name of the scheme.
+        scheme: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// The scheme's code panicked, which is a mistake in it.
+    #[error("{0}: failed where it must not: please report it with what was printed before this")]
+    Panicked(&'static str),
+    /// There is no thread to fetch the value.
+    #[error("cannot start a thread to fetch the value")]
+    Thread(#[source] io::Error),
     /// There is no locked memory for the value.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -170,12 +206,12 @@ impl ResolveError {
 }
 
 /// The schemes that references may use.
-pub struct Schemes(Vec<Box<dyn Scheme>>);
+pub struct Schemes(Vec<Arc<dyn Scheme>>);
 
 impl Default for Schemes {
     /// `env:`, `file:` and `dotenv:`, which need nothing but this process.
     fn default() -> Self {
-        Self(vec![Box::new(Env), Box::new(File), Box::new(Dotenv)])
+        Self(vec![Arc::new(Env), Arc::new(File), Arc::new(Dotenv)])
     }
 }
 
@@ -183,7 +219,7 @@ impl Schemes {
     /// Adds a scheme; of two with the same name the later one counts.
     #[must_use]
     pub fn with(mut self, scheme: impl Scheme + 'static) -> Self {
-        self.0.insert(0, Box::new(scheme));
+        self.0.insert(0, Arc::new(scheme));
         self
     }
 
@@ -191,23 +227,53 @@ impl Schemes {
     ///
     /// # Errors
     /// [`ResolveError::UnknownScheme`].
-    pub fn of(&self, reference: &Reference) -> Result<&dyn Scheme, ResolveError> {
+    pub fn of(&self, reference: &Reference) -> Result<&Arc<dyn Scheme>, ResolveError> {
         self.0
             .iter()
             .find(|scheme| scheme.name() == reference.scheme())
-            .map(AsRef::as_ref)
             .ok_or_else(|| ResolveError::UnknownScheme {
                 scheme: reference.scheme().to_owned(),
                 known: self.names().join(", "),
             })
     }
 
-    /// Fetches the value of a reference.
+    /// Fetches the value of a reference, as [`Schemes::resolve_all`] does.
     ///
     /// # Errors
     /// See [`ResolveError`].
     pub fn resolve(&self, reference: &Reference) -> Result<SecretValue, ResolveError> {
-        self.of(reference)?.resolve(reference.locator())
+        let results = self.resolve_all([reference]);
+        results.into_iter().next().expect("one result a reference")
+    }
+
+    /// Fetches the values of references, several at once; each is there, or why it is not, in their order.
+    ///
+    /// Where all have ended in time no thread is left over.
+    pub fn resolve_all<'a>(
+        &self,
+        references: impl IntoIterator<Item = &'a Reference>,
+    ) -> Vec<Result<SecretValue, ResolveError>> {
+        let mut fetches = vec![];
+        let mut results = vec![];
+        for reference in references {
+            match self.of(reference) {
+                Ok(scheme) => {
+                    fetches.push(Fetch::new(results.len(), scheme, reference.locator()));
+                    results.push(None);
+                }
+                Err(error) => results.push(Some(Err(error))),
+            }
+        }
+        fetch_all(fetches, |at, result| results[at] = Some(result));
+        results
+            .into_iter()
+            .map(|result| result.expect("every fetch has a result"))
+            .collect()
+    }
+
+    /// The variable of this process's environment that holds the value of a reference, or access to it.
+    pub fn variable<'a>(&'a self, reference: &'a Reference) -> Option<&'a str> {
+        self.of(reference).ok()?.variable(reference.locator())
     }
 
     fn names(&self) -> Vec<&'static str> {
@@ -239,15 +305,13 @@ mod tests {
         }
     }
 
-    fn reference(text: &str) -> Reference {
-        text.parse().expect("a reference")
+    fn resolve(schemes: &Schemes, text: &str) -> Result<SecretValue, ResolveError> {
+        schemes.resolve(&text.parse().expect("a reference"))
     }
 
     #[test]
     fn test_schemes_unknown_names_those_that_are() {
-        let error = Schemes::default()
-            .resolve(&reference("vaul:a"))
-            .expect_err("unknown");
+        let error = resolve(&Schemes::default(), "vaul:a").expect_err("unknown");
         assert_eq!(
             error.to_string(),
             "there is no secret scheme \"vaul\": use one of dotenv, env, file"
@@ -257,9 +321,9 @@ mod tests {
     #[test]
     fn test_schemes_with_a_scheme_of_ones_own() {
         let schemes = Schemes::default().with(Fixed(b"old")).with(Fixed(b"new"));
-        let value = schemes.resolve(&reference("fixed:x")).expect("a value");
+        let value = resolve(&schemes, "fixed:x").expect("a value");
         assert_eq!(value.expose(), b"new");
-        let error = schemes.resolve(&reference("none:x")).expect_err("unknown");
+        let error = resolve(&schemes, "none:x").expect_err("unknown");
         assert!(error.to_string().ends_with("dotenv, env, file, fixed"));
     }
 }

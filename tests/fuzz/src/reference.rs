@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cachot_secrets::{Declaration, Declarations, Reference};
+use cachot_secrets::{Declaration, Declarations, Reference, Schemes};
 
 /// A declaration on each line.
 ///
@@ -28,7 +28,7 @@ pub fn run(input: &[u8]) -> bool {
         }
     }
     let declarations = Declarations::parse(text.lines());
-    for variable in declarations.environment_variables() {
+    for variable in declarations.environment_variables(&Schemes::default()) {
         assert!(!variable.is_empty());
     }
     accepted

@@ -19,6 +19,7 @@ pub mod progress;
 pub mod resources;
 pub mod restore;
 pub mod run;
+pub mod schemes;
 pub mod secret_check;
 pub mod signals;
 pub mod spawn;

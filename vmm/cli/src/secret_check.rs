@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 
-use cachot_secrets::{Check, Declarations, Schemes};
+use cachot_secrets::{Check, Declarations};
 
 use crate::args::CheckArgs;
+use crate::schemes::schemes;
 
 /// Resolves the references and writes a line for each, or a JSON array, to `output`; whether all
 /// have a value.
@@ -12,7 +13,7 @@ use crate::args::CheckArgs;
 /// # Errors
 /// What writing to `output` said.
 pub fn check(args: &CheckArgs, output: &mut impl Write) -> io::Result<bool> {
-    let checks: Vec<Check> = Declarations::parse(&args.references).check(&Schemes::default());
+    let checks: Vec<Check> = Declarations::parse(&args.references).check(&schemes());
     if args.json {
         serde_json::to_writer_pretty(&mut *output, &checks)?;
         writeln!(output)?;

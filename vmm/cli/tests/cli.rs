@@ -329,6 +329,30 @@ fn test_secret_check_lines_and_exit_codes() {
 }
 
 #[test]
+fn test_secret_check_of_programs_and_servers() {
+    let place = Place::new();
+    let output = place
+        .command(&[
+            "secret",
+            "check",
+            "PRINTED=exec:/bin/echo printed-by-echo",
+            "HELPED=helper:helped-by-echo",
+            "STORED=vault:secret/data/app/db#password",
+            "PASSED=systemd:token",
+        ])
+        .env("CACHOT_SECRET_HELPER", "/bin/echo")
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let lines = text(&output.stdout);
+    let lines: Vec<_> = lines.lines().collect();
+    assert_eq!(lines[0], "PRINTED ok source=exec bytes=15");
+    assert_eq!(lines[1], "HELPED ok source=helper bytes=14");
+    assert!(lines[2].starts_with("STORED error source=vault: vault: no server is named"));
+    assert!(lines[3].starts_with("PASSED error source=systemd: systemd: this process has no"));
+}
+
+#[test]
 fn test_secret_check_json() {
     let place = Place::new();
     let output = place.cachot(&["secret", "check", "--json", "A=env:API_TOKEN", "B=x:y"]);

@@ -6,6 +6,7 @@ const CHECK_EXAMPLES: &str = "\
 Examples:
   cachot secret check API_KEY=env:API_TOKEN
   cachot secret check API_KEY=file:/run/keys/api DB=dotenv:.env#DB_PASSWORD --json
+  cachot secret check DB=vault:secret/data/app/db#password 'GH=exec:/usr/bin/pass show github'
 
 Exit codes: 0 if every reference has a value, 1 if not, 125 if the command line is wrong.";
 

@@ -189,7 +189,7 @@ pub struct ScanArgs {
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
 
-    /// Name of a secret and where its value is: env:VARIABLE, file:PATH or dotenv:PATH#KEY
+    /// Name of a secret and where its value is: env:VARIABLE, file:PATH or another reference
     #[arg(
         long = "secret",
         value_name = "NAME=SCHEME:REF",

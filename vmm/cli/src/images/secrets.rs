@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use cachot_secrets::{Name, Reference, Resolved, Schemes, SecretValue, scrub_environment};
-use cachot_snapshot::image::{DIGEST_LEN, HostKey, Image, Manifest, PartName, Secret, commitments};
+use cachot_secrets::{Name, Reference, Resolved, SecretValue, scrub_environment};
+use cachot_snapshot::image::{DIGEST_LEN, HostKey, Image, Manifest, PartName, commitments};
 use cachot_snapshot::needles::{EDGE_WINDOW, Value};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::ImagesError;
+use crate::schemes::schemes;
 use crate::state_dir::Places;
 use crate::text::{line, with_causes};
 
@@ -135,27 +136,37 @@ pub(super) fn resolve(
     manifest: &Manifest,
     given: Vec<Resolved>,
 ) -> Result<Vec<Candidate>, ImagesError> {
-    let schemes = Schemes::default();
+    let schemes = schemes();
     let given = given.into_iter().map(|given| (given.name.clone(), given));
     let mut given: BTreeMap<Name, Resolved> = given.collect();
-    let mut variables = vec![];
-    let find = |secret: &Secret| {
+    let mut candidates = vec![];
+    let (mut places, mut recorded) = (vec![], vec![]);
+    for secret in &manifest.secrets {
         let (reference, value) = match given.remove(&secret.name) {
             Some(given) => (given.reference.to_string(), Ok(given.value)),
             None => {
-                let value = recorded(secret, &schemes, &mut variables);
-                (secret.reference.clone(), value)
+                let unknown = match secret.reference.parse::<Reference>() {
+                    Ok(reference) => {
+                        places.push(candidates.len());
+                        recorded.push(reference);
+                        "it is resolved with the others".to_owned()
+                    }
+                    Err(error) => with_causes(&error),
+                };
+                (secret.reference.clone(), Err(unknown))
             }
         };
-        Candidate {
+        candidates.push(Candidate {
             name: secret.name.clone(),
             version: secret.version,
             reference,
             value,
-        }
-    };
-    let candidates = manifest.secrets.iter().map(find).collect();
-    scrub_environment(variables)?;
+        });
+    }
+    for (place, value) in places.into_iter().zip(schemes.resolve_all(&recorded)) {
+        candidates[place].value = value.map_err(|error| with_causes(&error));
+    }
+    scrub_environment(recorded.iter().filter_map(|one| schemes.variable(one)))?;
     Ok(candidates)
 }
 
@@ -190,23 +201,4 @@ fn status(value: &SecretValue, known: &Known) -> Status {
         Some(false) => Status::OtherValue,
         None => Status::NotCompared,
     }
-}
-
-/// Resolves the reference in the manifest, or says why it has no value; takes note of the variable that it names, if it
-/// does.
-fn recorded(
-    secret: &Secret,
-    schemes: &Schemes,
-    variables: &mut Vec<String>,
-) -> Result<SecretValue, String> {
-    let reference: Reference = secret
-        .reference
-        .parse()
-        .map_err(|error| with_causes(&error))?;
-    if reference.scheme() == "env" {
-        variables.push(reference.locator().to_owned());
-    }
-    schemes
-        .resolve(&reference)
-        .map_err(|error| with_causes(&error))
 }

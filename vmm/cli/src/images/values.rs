@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use cachot_secrets::{Declarations, Name, Resolved, Schemes, scrub_environment};
+use cachot_secrets::{Declarations, Name, Resolved, scrub_environment};
 use cachot_snapshot::needles::{Needles, Value};
 
 use super::ImagesError;
+use crate::schemes::schemes;
 
 /// Resolves all of these references, or says what is wrong with each that has no value.
 pub(super) fn resolve(
@@ -16,8 +17,9 @@ pub(super) fn resolve(
     if let Some(path) = env_file {
         declarations = declarations.with_env_file(path);
     }
-    let resolved = declarations.resolve(&Schemes::default())?;
-    scrub_environment(declarations.environment_variables())?;
+    let schemes = schemes();
+    let resolved = declarations.resolve(&schemes)?;
+    scrub_environment(declarations.environment_variables(&schemes))?;
     Ok(resolved)
 }
 

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use cachot_secrets::{
-    Declaration, Declarations, Delivery, Name, Resolved, Schemes, SealedError, SealedValue,
-    Warning, scrub_environment,
+    Declaration, Declarations, Delivery, Name, Resolved, SealedError, SealedValue, Warning,
+    scrub_environment,
 };
 use cachot_snapshot::image::{RestorePolicy, Secret as Declared};
 use cachot_vmm::protocol::SecretInfo;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::{RunError, system};
+use crate::schemes::schemes;
 
 /// What is open at once: a descriptor a secret, and some dozens.
 const MAX_DESCRIPTORS: u64 = 4096;
@@ -45,14 +46,15 @@ impl Secret {
 /// Those of [`RunError`] that speak of secrets.
 pub fn resolve(declarations: &Declarations) -> Result<Vec<Secret>, RunError> {
     raise_descriptor_limit();
-    let resolved = declarations.resolve(&Schemes::default())?;
+    let schemes = schemes();
+    let resolved = declarations.resolve(&schemes)?;
     warn(&resolved);
     let folder = std::env::current_dir().map_err(system("find the working directory"))?;
     let sealed = resolved
         .into_iter()
         .map(|secret| seal(secret, &folder))
         .collect::<Result<_, _>>()?;
-    scrub_environment(declarations.environment_variables())?;
+    scrub_environment(declarations.environment_variables(&schemes))?;
     Ok(sealed)
 }
 
