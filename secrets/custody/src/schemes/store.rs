@@ -6,21 +6,22 @@ use std::sync::{Mutex, PoisonError};
 use cachot_secrets::{ResolveError, Scheme, SecretValue};
 
 use crate::requester::Requester;
-use crate::store::{Selector, Store};
+use crate::store::{Selector, Store, StoreError};
 
 /// `store:[SCOPE/]NAME[@VERSION]`: of the scope that is named, or of the narrowest that has the name; the newest
 /// version, if none is named.
 pub struct StoreScheme {
-    place: PathBuf,
+    /// `None` if there is no place for any.
+    place: Option<PathBuf>,
     requester: Requester,
     /// Opened by the first reference: a VM without one needs no store.
     store: Mutex<Option<Store>>,
 }
 
 impl StoreScheme {
-    /// For the store in the folder `place`, which need not be there yet.
+    /// For the store in the folder `place`, which need not be there yet; `None` if nothing says where it would be.
     #[must_use]
-    pub fn new(place: PathBuf, requester: Requester) -> Self {
+    pub fn new(place: Option<PathBuf>, requester: Requester) -> Self {
         Self {
             place,
             requester,
@@ -49,7 +50,12 @@ impl Scheme for StoreScheme {
         let store = match &mut *store {
             Some(store) => store,
             empty => {
-                empty.insert(Store::open(&self.place, self.requester.clone()).map_err(failed)?)
+                let place = self
+                    .place
+                    .as_ref()
+                    .ok_or(StoreError::NoPlace)
+                    .map_err(failed)?;
+                empty.insert(Store::open(place, self.requester.clone()).map_err(failed)?)
             }
         };
         store

@@ -12,6 +12,9 @@ use crate::{FileError, KeyError};
 /// Why the store does not do what it is asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// Nothing says where it is.
+    #[error("there is no place for the store: set CACHOT_STATE to a folder, or set HOME")]
+    NoPlace,
     /// There is none yet.
     #[error("there is no store {0:?} yet: `cachot secret set NAME` makes one")]
     Absent(PathBuf),

@@ -1,6 +1,8 @@
 //! The command line: what can be written on it, and what each part is read as.
 
 mod keeping;
+mod key;
+mod owner;
 mod restore;
 mod run;
 mod secret;
@@ -10,9 +12,14 @@ mod vm;
 use clap::{Args, Parser, Subcommand};
 
 pub use keeping::KeepingArgs;
+pub use key::{KeyCommand, KeyStatusArgs, RecipientArgs, SourceArgs};
+pub use owner::OwnerArgs;
 pub use restore::{ForkArgs, ImageArgs, RestoreArgs};
 pub use run::{Rootfs, RunArgs};
-pub use secret::{CheckArgs, SecretCommand};
+pub use secret::{
+    CheckArgs, ExportArgs, HistoryArgs, RollbackArgs, RotateArgs, SecretCommand, SecretListArgs,
+    SecretName, SecretNameArgs, SetArgs, ValueArgs,
+};
 pub use snapshot::{
     CreateArgs, DeleteArgs, InspectArgs, ListArgs, OnResidue, ScanArgs, SnapshotCommand, VerifyArgs,
 };
@@ -28,7 +35,8 @@ Exit codes of `cachot run`:
 The other commands end with 0, with 1 if they found something wrong, and with 125 if they were used wrongly.
 
 Environment:
-  CACHOT_STATE   folder for the state of running VMs, the key that images are signed with, and trusted keys
+  CACHOT_STATE   folder for the state of running VMs, the store of secrets, the key that images are signed with, and
+                 trusted keys
                  (default: $XDG_STATE_HOME/cachot, else ~/.local/state/cachot; for root /var/lib/cachot)
   CACHOT_GUEST   folder with the guest's `vmlinux` and `initrd`
                  (default: ../guest or ../share/cachot, seen from the folder of this program)
@@ -66,9 +74,12 @@ pub enum Command {
     Restore(Box<RestoreArgs>),
     /// Make copies of a VM, or of a snapshot's, each with secrets of its own
     Fork(Box<ForkArgs>),
-    /// Look at secrets
+    /// Keep secrets in the store, and look at references
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Look after the key that the store is encrypted with
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Take, look at and check snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -87,8 +98,17 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-/// A usage error of clap as one line with a hint.
+/// A usage error of clap as one line with a hint; without the argument that is too many if that may be a piece of a
+/// value.
 pub fn usage_line(error: &clap::Error) -> String {
+    let is_of_set = || {
+        let usage = error.get(clap::error::ContextKind::Usage);
+        usage.is_some_and(|usage| usage.to_string().contains("cachot secret set"))
+    };
+    if error.kind() == clap::error::ErrorKind::UnknownArgument && is_of_set() {
+        return "there is an argument that `secret set` does not know: leave a value out of the command line: see --help"
+            .to_owned();
+    }
     let text = error.to_string();
     let collapse = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut parts = text.split("\n\n").map(collapse);

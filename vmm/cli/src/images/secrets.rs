@@ -134,8 +134,8 @@ pub(super) struct Candidate {
 pub(super) fn resolve(
     manifest: &Manifest,
     given: Vec<Resolved>,
+    schemes: &Schemes,
 ) -> Result<Vec<Candidate>, ImagesError> {
-    let schemes = Schemes::default();
     let given = given.into_iter().map(|given| (given.name.clone(), given));
     let mut given: BTreeMap<Name, Resolved> = given.collect();
     let mut variables = vec![];
@@ -143,7 +143,7 @@ pub(super) fn resolve(
         let (reference, value) = match given.remove(&secret.name) {
             Some(given) => (given.reference.to_string(), Ok(given.value)),
             None => {
-                let value = recorded(secret, &schemes, &mut variables);
+                let value = recorded(secret, schemes, &mut variables);
                 (secret.reference.clone(), value)
             }
         };

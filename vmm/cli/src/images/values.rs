@@ -11,12 +11,13 @@ use super::ImagesError;
 pub(super) fn resolve(
     secrets: &[String],
     env_file: Option<&Path>,
+    schemes: &Schemes,
 ) -> Result<Vec<Resolved>, ImagesError> {
     let mut declarations = Declarations::parse(secrets);
     if let Some(path) = env_file {
         declarations = declarations.with_env_file(path);
     }
-    let resolved = declarations.resolve(&Schemes::default())?;
+    let resolved = declarations.resolve(schemes)?;
     scrub_environment(declarations.environment_variables())?;
     Ok(resolved)
 }

@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use cachot_custody::Requester;
 use cachot_secrets::{
-    Declaration, Declarations, Delivery, Name, Resolved, Schemes, SealedError, SealedValue,
-    Warning, scrub_environment,
+    Declaration, Declarations, Delivery, Name, Resolved, SealedError, SealedValue, Warning,
+    scrub_environment,
 };
 use cachot_snapshot::image::{RestorePolicy, Secret as Declared};
 use cachot_vmm::protocol::SecretInfo;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::{RunError, system};
+use crate::custody::schemes;
 
 /// What is open at once: a descriptor a secret, and some dozens.
 const MAX_DESCRIPTORS: u64 = 4096;
@@ -43,9 +45,12 @@ impl Secret {
 ///
 /// # Errors
 /// Those of [`RunError`] that speak of secrets.
-pub fn resolve(declarations: &Declarations) -> Result<Vec<Secret>, RunError> {
+pub fn resolve(
+    declarations: &Declarations,
+    requester: &Requester,
+) -> Result<Vec<Secret>, RunError> {
     raise_descriptor_limit();
-    let resolved = declarations.resolve(&Schemes::default())?;
+    let resolved = declarations.resolve(&schemes(requester))?;
     warn(&resolved);
     let folder = std::env::current_dir().map_err(system("find the working directory"))?;
     let sealed = resolved
