@@ -164,6 +164,7 @@ pub(super) fn unlock(
     place: &Path,
 ) -> Result<Key, StoreError> {
     let mut before = rows(connection, path)?;
+    let mut unchanged = 0;
     for _ in 0..MAX_ATTEMPTS {
         let mut failure = None;
         // The newest first; the older one serves until a rotation is finished.
@@ -175,7 +176,12 @@ pub(super) fn unlock(
         }
         // Perhaps a rotation was finished between the reading of the rows and that of the key.
         let again = rows(connection, path)?;
-        if again == before {
+        unchanged = match again == before {
+            true => unchanged + 1,
+            false => 0,
+        };
+        // Between two rows the key's file may have been renamed while they were tried: then it fits the second time.
+        if unchanged == before.len() {
             return Err(failure.expect("never no row"));
         }
         before = again;

@@ -9,6 +9,7 @@ use super::*;
 use crate::requester::Requester;
 
 mod basics;
+mod keys;
 mod tampering;
 
 /// Who asks.
