@@ -9,6 +9,8 @@ mod secret;
 mod snapshot;
 mod vm;
 
+use std::error::Error;
+
 use clap::{Args, Parser, Subcommand};
 
 pub use keeping::KeepingArgs;
@@ -98,16 +100,27 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-/// A usage error of clap as one line with a hint; without the argument that is too many if that may be a piece of a
-/// value.
+/// Arguments that something secret may have been typed in place of: a value, a private key.
+const NOT_REPEATED: [&str; 4] = ["<NAME>", "NAME[@VERSION]", "age1...", "SCHEME:REF"];
+
+/// A usage error of clap as one line with a hint; without what may be a value.
 pub fn usage_line(error: &clap::Error) -> String {
-    let is_of_set = || {
-        let usage = error.get(clap::error::ContextKind::Usage);
-        usage.is_some_and(|usage| usage.to_string().contains("cachot secret set"))
-    };
-    if error.kind() == clap::error::ErrorKind::UnknownArgument && is_of_set() {
-        return "there is an argument that `secret set` does not know: leave a value out of the command line: see --help"
-            .to_owned();
+    use clap::error::{ContextKind, ErrorKind};
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    match error.kind() {
+        ErrorKind::UnknownArgument if context(ContextKind::Usage).contains("cachot secret") => {
+            return "there is an argument that this command does not know: a value is never one: see --help"
+                .to_owned();
+        }
+        ErrorKind::ValueValidation => {
+            let argument = context(ContextKind::InvalidArg);
+            if let Some(reason) = error.source()
+                && NOT_REPEATED.iter().any(|name| argument.contains(name))
+            {
+                return format!("invalid value for '{argument}': {reason}: see --help");
+            }
+        }
+        _ => {}
     }
     let text = error.to_string();
     let collapse = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
