@@ -98,8 +98,23 @@ impl Key {
 
     /// HKDF-SHA256 of this key: a key of its own for each salt and each framed `info`.
     pub(crate) fn derive(&self, salt: &[u8], info: &[u8]) -> Zeroizing<[u8; KEY_LEN]> {
+        self.with_salt(salt).derive(info)
+    }
+
+    /// The first half of [`Self::derive`], for many of one salt.
+    pub(crate) fn with_salt(&self, salt: &[u8]) -> Salted {
+        Salted(Hkdf::new(Some(salt), self.bytes()))
+    }
+}
+
+/// A key and a salt.
+pub(crate) struct Salted(Hkdf<Sha256>);
+
+impl Salted {
+    /// The key of its own for this framed `info`.
+    pub(crate) fn derive(&self, info: &[u8]) -> Zeroizing<[u8; KEY_LEN]> {
         let mut derived = Zeroizing::new([0; KEY_LEN]);
-        Hkdf::<Sha256>::new(Some(salt), self.bytes())
+        self.0
             .expand(info, &mut *derived)
             .expect("32 bytes are within the 8,160 that HKDF-SHA256 gives");
         derived

@@ -15,10 +15,13 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
-use crate::crypto::{KEY_LEN, Key, frame};
+use crate::crypto::{KEY_LEN, Key, Salted, frame};
 
 /// Most secrets of a store, deleted ones included.
 pub(super) const MAX_SECRETS: usize = 100_000;
+
+/// Longest scope as it is in the database, in bytes: `instance:`, a user, a slash, and the name of a VM.
+const MAX_SCOPE_LEN: usize = 9 + 64 + 1 + 63;
 
 const HEAD_CONTEXT: &[u8] = b"cachot/store/1/head";
 const STATE_CONTEXT: &[u8] = b"cachot/store/1/state";
@@ -60,7 +63,7 @@ pub(super) struct Heads {
     sum: Sum,
 }
 
-fn hash(root: &Key, place: &Place, head: &Head) -> Sum {
+fn hash(root: &Salted, place: &Place, head: &Head) -> Sum {
     let info = frame(&[
         HEAD_CONTEXT,
         place.0.as_bytes(),
@@ -69,7 +72,7 @@ fn hash(root: &Key, place: &Place, head: &Head) -> Sum {
         &head.oldest.to_le_bytes(),
         &head.updated.to_le_bytes(),
     ]);
-    root.derive(b"", &info)
+    root.derive(&info)
 }
 
 /// Adds little-endian numbers modulo 2^256.
@@ -127,6 +130,7 @@ impl Heads {
             generation: 0,
             sum: Sum::default(),
         };
+        let salted = root.with_salt(b"");
         let mut count = 0;
         while let Some(row) = rows.next().map_err(failed())? {
             if count == MAX_SECRETS {
@@ -139,7 +143,7 @@ impl Heads {
             let (place, head) = read(row).map_err(failed())?.ok_or_else(|| {
                 StoreError::damaged(path, "a secret has an impossible name or number")
             })?;
-            add(&mut heads.sum, &hash(root, &place, &head));
+            add(&mut heads.sum, &hash(&salted, &place, &head));
             heads.rows.insert(place, head);
         }
         let (generation, mac): (i64, Vec<u8>) = transaction
@@ -163,45 +167,32 @@ impl Heads {
         }
     }
 
-    /// Writes a row and the seal that belongs to it; to be taken note of with [`Self::apply`] once the transaction
-    /// is committed.
+    /// Writes a row and the seal that belongs to it. If the transaction is not committed, these are no longer the
+    /// rows that there are.
     pub fn write(
-        &self,
+        &mut self,
         transaction: &Transaction<'_>,
         root: &Key,
-        place: &Place,
-        head: &Head,
-    ) -> rusqlite::Result<Written> {
-        let mut sum = self.sum.clone();
-        let mut count = self.rows.len();
-        match self.rows.get(place) {
-            Some(old) => subtract(&mut sum, &hash(root, place, old)),
-            None => count += 1,
+        place: Place,
+        head: Head,
+    ) -> rusqlite::Result<()> {
+        let salted = root.with_salt(b"");
+        if let Some(old) = self.rows.get(&place) {
+            subtract(&mut self.sum, &hash(&salted, &place, old));
         }
-        add(&mut sum, &hash(root, place, head));
-        let generation = self.generation.wrapping_add(1);
-        let mac = seal(root, generation, count, &sum);
+        add(&mut self.sum, &hash(&salted, &place, &head));
+        self.generation = self.generation.wrapping_add(1);
         transaction
             .prepare_cached(
                 "INSERT OR REPLACE INTO heads(scope, name, version, oldest, updated) VALUES(?1, ?2, ?3, ?4, ?5)",
             )?
             .execute((&place.0, place.1.as_str(), head.version, head.oldest, head.updated))?;
+        self.rows.insert(place, head);
+        let mac = seal(root, self.generation, self.rows.len(), &self.sum);
         transaction
             .prepare_cached("UPDATE state SET generation = ?1, mac = ?2 WHERE id = 1")?
-            .execute((generation, &mac[..]))?;
-        Ok(Written {
-            place: place.clone(),
-            head: *head,
-            generation,
-            sum,
-        })
-    }
-
-    /// Takes note of what was written.
-    pub fn apply(&mut self, written: Written) {
-        self.rows.insert(written.place, written.head);
-        self.generation = written.generation;
-        self.sum = written.sum;
+            .execute((self.generation, &mac[..]))
+            .map(|_| ())
     }
 
     /// The secret at this place, even if it was deleted.
@@ -220,14 +211,6 @@ impl Heads {
     }
 }
 
-/// A row that was written and is not yet committed.
-pub(super) struct Written {
-    place: Place,
-    head: Head,
-    generation: i64,
-    sum: Sum,
-}
-
 /// A row as it is in the database; `None` if cachot cannot have written it.
 fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<(Place, Head)>> {
     let (scope, name): (String, String) = (row.get(0)?, row.get(1)?);
@@ -236,7 +219,8 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<(Place, Head)>> {
         oldest: row.get(3)?,
         updated: row.get(4)?,
     };
-    let name = name.parse().ok().filter(|_| head.is_possible());
+    let possible = scope.len() <= MAX_SCOPE_LEN && head.is_possible();
+    let name = name.parse().ok().filter(|_| possible);
     Ok(name.map(|name| ((scope, name), head)))
 }
 

@@ -230,7 +230,23 @@ impl Store {
         self.write(scope, name, |view, place, old| view.push(place, old, value))
     }
 
-    /// The same for a secret that exists.
+    /// Stores values as [`Self::set`] does, all or none of them.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn set_all<'a>(
+        &mut self,
+        secrets: impl IntoIterator<Item = (&'a Scope, &'a Name, &'a SecretValue)>,
+    ) -> Result<(), StoreError> {
+        self.change(|change| {
+            for (scope, name, value) in secrets {
+                change.one(scope, name, |view, place, old| view.push(place, old, value))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The same as [`Self::set`] for a secret that exists.
     ///
     /// # Errors
     /// See [`StoreError`]; [`StoreError::NoSecret`] if it does not.
@@ -447,31 +463,31 @@ impl Store {
         name: &Name,
         act: impl FnOnce(&View<'_>, &Place, Option<Head>) -> Result<(Head, T), StoreError>,
     ) -> Result<T, StoreError> {
+        self.change(|change| change.one(scope, name, act))
+    }
+
+    /// Changes secrets, all or none, in turn with other writers.
+    fn change<T>(
+        &mut self,
+        act: impl FnOnce(&mut Change<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let failed = || StoreError::database("write to", &self.path);
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed())?;
-        let known = refresh(&mut self.heads, &transaction, &self.root, &self.path)?;
-        let view = View {
+        // What is known is put back once it is committed, and read again otherwise.
+        let mut known = self.heads.take();
+        let heads = &mut refresh(&mut known, &transaction, &self.root, &self.path)?.heads;
+        let result = act(&mut Change {
             transaction: &transaction,
             root: &self.root,
             path: &self.path,
             requester: &self.requester,
-            heads: &known.heads,
-        };
-        let place = view.place(scope, name)?;
-        let old = known.heads.get(&place).copied();
-        if old.is_none() && known.heads.len() >= MAX_SECRETS {
-            return Err(StoreError::TooMany(MAX_SECRETS));
-        }
-        let (new, result) = act(&view, &place, old)?;
-        let written = known
-            .heads
-            .write(&transaction, &self.root, &place, &new)
-            .map_err(failed())?;
+            heads,
+        })?;
         transaction.commit().map_err(failed())?;
-        known.heads.apply(written);
+        self.heads = known;
         Ok(result)
     }
 }
@@ -504,6 +520,42 @@ fn refresh<'a>(
         }
     }
     Ok(known.as_mut().expect("set above"))
+}
+
+/// A transaction that writes, for one requester.
+struct Change<'a> {
+    transaction: &'a Transaction<'a>,
+    root: &'a Key,
+    path: &'a Path,
+    requester: &'a Requester,
+    heads: &'a mut Heads,
+}
+
+impl Change<'_> {
+    fn one<T>(
+        &mut self,
+        scope: &Scope,
+        name: &Name,
+        act: impl FnOnce(&View<'_>, &Place, Option<Head>) -> Result<(Head, T), StoreError>,
+    ) -> Result<T, StoreError> {
+        let view = View {
+            transaction: self.transaction,
+            root: self.root,
+            path: self.path,
+            requester: self.requester,
+            heads: self.heads,
+        };
+        let place = view.place(scope, name)?;
+        let old = view.heads.get(&place).copied();
+        if old.is_none() && view.heads.len() >= MAX_SECRETS {
+            return Err(StoreError::TooMany(MAX_SECRETS));
+        }
+        let (new, result) = act(&view, &place, old)?;
+        self.heads
+            .write(self.transaction, self.root, place, new)
+            .map_err(StoreError::database("write to", self.path))?;
+        Ok(result)
+    }
 }
 
 /// One state of the database, for one requester.

@@ -182,3 +182,66 @@ fn test_another_process_is_seen_at_once() {
     assert_eq!(get(&mut one, "KEY").expect("there"), "two");
     assert_eq!(set(&mut one, "KEY", "three"), 3);
 }
+
+#[test]
+fn test_set_all_stores_all_or_none() {
+    let place = Place::new();
+    let mut store = place.store();
+    let (mine, theirs) = (scope("workspace"), scope("user:bob"));
+    let names = ["A", "B", "A"].map(name);
+    let values = ["one", "two", "three"].map(value);
+
+    let all = names
+        .iter()
+        .zip(&values)
+        .map(|(name, value)| (&mine, name, value));
+    store.set_all(all).expect("stored");
+    assert_eq!(get(&mut store, "A").expect("there"), "three");
+    assert_eq!(get(&mut store, "B").expect("there"), "two");
+
+    let scopes = [&mine, &mine, &theirs];
+    let some = scopes.into_iter().zip(&names).zip(&values);
+    let refused = store.set_all(some.map(|((scope, name), value)| (scope, name, value)));
+    assert!(
+        matches!(refused, Err(StoreError::NotYours(_))),
+        "{refused:?}"
+    );
+    for mut store in [store, place.open().expect("opened")] {
+        let versions: Vec<_> = store
+            .list(true)
+            .expect("listed")
+            .iter()
+            .map(|one| one.version)
+            .collect();
+        assert_eq!(versions, [2, 1]);
+    }
+}
+
+#[test]
+fn test_full_disk_is_told_and_changes_nothing() {
+    let place = Place::new();
+    let mut store = place.store();
+    set(&mut store, "KEY", "one");
+    let pages: i64 = store
+        .connection
+        .query_row("PRAGMA page_count", (), |row| row.get(0))
+        .expect("counted");
+    store
+        .connection
+        .query_row(&format!("PRAGMA max_page_count = {pages}"), (), |_| Ok(()))
+        .expect("limited");
+
+    let full = store.set(
+        &Scope::Workspace,
+        &name("KEY"),
+        &value(&"x".repeat(100_000)),
+    );
+
+    assert!(matches!(full, Err(StoreError::Full(_))), "{full:?}");
+    assert_eq!(get(&mut store, "KEY").expect("there"), "one");
+    assert_eq!(set(&mut store, "KEY", "two"), 2);
+    assert_eq!(
+        get(&mut place.open().expect("opened"), "KEY").expect("there"),
+        "two"
+    );
+}
