@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use cachot_secrets::{LockError, Name, ValueError};
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
+use rustix::fs::StatVfsMountFlags;
 
 use super::scope::Scope;
 use crate::crypto::CryptoError;
@@ -123,6 +124,20 @@ impl From<LockError> for StoreError {
     }
 }
 
+/// What exactly SQLite says.
+fn extended(error: &rusqlite::Error) -> i32 {
+    match error {
+        rusqlite::Error::SqliteFailure(error, _) => error.extended_code,
+        _ => 0,
+    }
+}
+
+/// Whether the disk that a file is on refuses writing.
+fn is_read_only(path: &Path) -> bool {
+    let disk = rustix::fs::statvfs(path);
+    disk.is_ok_and(|disk| disk.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
 impl StoreError {
     /// For `map_err`: what SQLite said when `action` was tried on the database at `path`.
     pub(super) fn database(
@@ -134,6 +149,13 @@ impl StoreError {
             match source.sqlite_error_code() {
                 Some(ErrorCode::ReadOnly) => Self::ReadOnly(path),
                 Some(ErrorCode::DiskFull) => Self::Full(path),
+                // SQLite needs a file beside the database for its index of the log, even to read.
+                Some(ErrorCode::SystemIoFailure)
+                    if extended(&source) == ffi::SQLITE_IOERR_SHMSIZE =>
+                {
+                    Self::Full(path)
+                }
+                Some(ErrorCode::CannotOpen) if is_read_only(&path) => Self::ReadOnly(path),
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy(path),
                 Some(ErrorCode::NotADatabase) => Self::Foreign(path),
                 Some(ErrorCode::DatabaseCorrupt) => Self::Damaged {

@@ -104,6 +104,8 @@ pub struct KeyStatus {
     pub file: Option<PathBuf>,
     /// When it was wrapped, in seconds since 1970.
     pub created: u64,
+    /// Whether a rotation was begun and could not be finished yet: the older source opens the store as well.
+    pub unfinished: bool,
 }
 
 /// Seconds since 1970.
@@ -363,6 +365,7 @@ impl Store {
             file: matches!(choice, KeyChoice::File {}).then(|| keyring::key_file(&self.place)),
             choice,
             created: positive(rows[0].created),
+            unfinished: rows.len() > 1,
         })
     }
 

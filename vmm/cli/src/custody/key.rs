@@ -124,6 +124,12 @@ fn status(args: &KeyStatusArgs, output: &mut impl Write) -> Result<(), CustodyEr
         KeyChoice::Credential { name } => writeln!(output, "credential: {name:?}")?,
     }
     writeln!(output, "wrapped: {}", time(status.created))?;
-    writeln!(output, "the store opens with it")?;
+    match status.unfinished {
+        true => writeln!(
+            output,
+            "a rotation was begun and is not finished: `cachot key rotate` finishes it"
+        )?,
+        false => writeln!(output, "the store opens with it")?,
+    }
     Ok(())
 }

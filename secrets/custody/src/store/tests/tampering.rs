@@ -1,5 +1,7 @@
 //! Rows that somebody else has changed, moved or put back.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// A store with secrets in several scopes and versions.
@@ -246,5 +248,50 @@ fn test_file_that_is_no_database_is_refused() {
             "{} bytes: {opened:?}",
             content.len()
         );
+    }
+}
+
+/// Bytes of a database that are changed: where, and to what.
+fn damage(
+    content: &mut Vec<u8>,
+    changes: &[(prop::sample::Index, u8)],
+    cut: Option<prop::sample::Index>,
+) {
+    for (at, byte) in changes {
+        let at = at.index(content.len());
+        content[at] = *byte;
+    }
+    if let Some(cut) = cut {
+        content.truncate(cut.index(content.len()));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Whatever is in the file, what is read of it is what was stored.
+    #[test]
+    fn test_damaged_file_gives_what_was_stored_or_nothing(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
+        thread_local! {
+            static WHOLE: (Place, Vec<u8>) = {
+                let place = filled();
+                place.sql().execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").expect("changed nothing");
+                let content = fs::read(place.file(DATABASE)).expect("read");
+                (place, content)
+            };
+        }
+        WHOLE.with(|(place, content)| {
+            let mut content = content.clone();
+            damage(&mut content, &changes, cut);
+            for sidecar in ["store.db-wal", "store.db-shm"] {
+                fs::remove_file(place.file(sidecar)).ok();
+            }
+            fs::write(place.file(DATABASE), content).expect("written");
+            // Asserts that each value which is read is the one that was stored.
+            is_whole(place).ok();
+        });
     }
 }
