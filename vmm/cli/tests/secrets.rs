@@ -1,7 +1,7 @@
 //! `cachot secret` and `cachot key` as a user meets them, and what they leave behind.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -63,26 +63,37 @@ impl Place {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Runs a command on a terminal of its own, on which this is typed; what it shows.
-    fn on_a_terminal(&self, line: &str, typed: &str) -> Output {
+    /// Runs a command on a terminal of its own, and types an answer to each of these questions; what it shows.
+    fn on_a_terminal(&self, line: &str, answers: &[(&str, &str)]) -> Output {
         let mut command = Command::new("script");
         self.prepare(&mut command)
             .args(["--quiet", "--return", "--command"])
             .arg(format!("{} {line}", env!("CARGO_BIN_EXE_cachot")))
             .arg(self.path("typescript"))
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdout(Stdio::piped());
         let mut child = command.spawn().expect("`script` is there");
         let mut input = child.stdin.take().expect("a pipe");
-        for line in typed.lines() {
-            // What is typed before the echo is off would be seen.
-            std::thread::sleep(std::time::Duration::from_millis(700));
-            writeln!(input, "{line}").expect("typed");
+        let mut output = child.stdout.take().expect("a pipe");
+        let mut shown = Vec::new();
+        for (question, answer) in answers {
+            while !String::from_utf8_lossy(&shown).contains(question) {
+                let mut byte = [0];
+                output.read_exact(&mut byte).expect("the question");
+                shown.extend(byte);
+            }
+            // The echo is turned off right after the question.
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            writeln!(input, "{answer}").expect("typed");
         }
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        output.read_to_end(&mut shown).expect("read");
         drop(input);
-        child.wait_with_output().expect("it ends")
+        let status = child.wait().expect("it ends");
+        Output {
+            status,
+            stdout: shown,
+            stderr: Vec::new(),
+        }
     }
 }
 
@@ -278,13 +289,16 @@ fn test_input_is_stored_as_it_is_and_empty_or_long_input_not_at_all() {
 #[test]
 fn test_value_is_asked_for_twice_and_not_shown() {
     let place = Place::new();
-    let typed = format!("{VALUE}\n{VALUE}\n");
-    let set = place.on_a_terminal("secret set KEY", &typed);
+    let (first, second) = ("Value:", "The same value again:");
+    let set = place.on_a_terminal("secret set KEY", &[(first, VALUE), (second, VALUE)]);
     let said = ok(&set);
-    assert!(said.contains("Value:") && !said.contains(VALUE), "{said}");
+    assert!(
+        said.contains("version 1") && !said.contains(VALUE),
+        "{said}"
+    );
     assert_eq!(place.export("KEY"), VALUE);
 
-    let differs = place.on_a_terminal("secret set KEY", &format!("{SECOND}\n{THIRD}\n"));
+    let differs = place.on_a_terminal("secret set KEY", &[(first, SECOND), (second, THIRD)]);
     assert!(
         text(&differs).contains("not the same"),
         "{}",
@@ -298,8 +312,8 @@ fn test_export_asks() {
     let place = Place::new();
     ok(&place.given(&["secret", "set", "KEY"], VALUE));
     let (yes, no) = (
-        place.on_a_terminal("secret export KEY", "yes\n"),
-        place.on_a_terminal("secret export KEY", "no\n"),
+        place.on_a_terminal("secret export KEY", &[("[y/N]", "yes")]),
+        place.on_a_terminal("secret export KEY", &[("[y/N]", "no")]),
     );
     assert!(text(&yes).contains(VALUE));
     assert!(!text(&no).contains(VALUE));
