@@ -75,21 +75,25 @@ impl SecretValue {
     /// # Errors
     /// See [`ValueError`].
     pub fn copy_of(bytes: &[u8]) -> Result<Self, ValueError> {
-        match bytes.len() {
-            0 => Err(ValueError::Empty),
-            len if len > MAX_VALUE_LEN => Err(ValueError::TooLong),
-            len => Self::filled_by(len, |buffer| {
-                buffer.copy_from_slice(bytes);
-                Ok(())
-            }),
-        }
+        Self::filled_by(bytes.len(), |buffer| {
+            buffer.copy_from_slice(bytes);
+            Ok(())
+        })
     }
 
-    /// A value of `len` bytes, from 1 to [`MAX_VALUE_LEN`], that `fill` writes into locked memory.
-    pub(crate) fn filled_by(
+    /// A value of `len` bytes that `fill` writes into locked memory, which is zero at first.
+    ///
+    /// # Errors
+    /// See [`ValueError`]; what `fill` says is [`ValueError::Read`].
+    pub fn filled_by(
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
     ) -> Result<Self, ValueError> {
+        match len {
+            0 => return Err(ValueError::Empty),
+            len if len > MAX_VALUE_LEN => return Err(ValueError::TooLong),
+            _ => {}
+        }
         let mut buffer = LockedBuffer::new(len)?;
         fill(&mut buffer[..len]).map_err(ValueError::Read)?;
         Ok(Self { buffer, len })

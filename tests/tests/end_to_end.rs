@@ -12,6 +12,11 @@ fn secrets_are_delivered() {
 }
 
 #[test]
+fn stored_secrets_are_whose_they_are() {
+    run_script("store", "4G", &[]);
+}
+
+#[test]
 fn the_device_answers_and_goes() {
     run_script("device", "4G", &[]);
 }

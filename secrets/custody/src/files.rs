@@ -115,6 +115,57 @@ pub(crate) fn open(path: &Path, access: Access, limit: u64) -> Result<File, File
     }
 }
 
+/// Checks a regular file as [`open`] does, without opening it: closing any descriptor of a database would give up
+/// the locks that this process holds on it (POSIX record locks). In a folder that only this user changes
+/// ([`private_folder`]) nothing comes in between. Whether there is one.
+///
+/// # Errors
+/// See [`FileError`].
+pub(crate) fn examine(path: &Path, access: Access) -> Result<bool, FileError> {
+    let stat = match rustix::fs::lstat(path) {
+        Err(Errno::NOENT) => return Ok(false),
+        other => other.map_err(FileError::system("examine", path))?,
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => check_access(&stat, access, path).map(|()| true),
+        FileType::Symlink => Err(FileError::refused(
+            path,
+            "a symbolic link: give the path of the file itself",
+        )),
+        _ => Err(FileError::refused(path, "not a regular file")),
+    }
+}
+
+/// Renames a file within its folder, in one step that lasts.
+///
+/// # Errors
+/// See [`FileError`].
+pub(crate) fn rename(folder: &Path, from: &Path, to: &Path) -> Result<(), FileError> {
+    std::fs::rename(from, to).map_err(FileError::system("rename", from))?;
+    sync_folder(folder)
+}
+
+/// Removes a file, if it is there, for good.
+///
+/// # Errors
+/// See [`FileError`].
+pub(crate) fn remove(folder: &Path, path: &Path) -> Result<(), FileError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(FileError::system("remove", path))?,
+    }
+    sync_folder(folder)
+}
+
+/// Makes what was renamed, added or removed in a folder last.
+///
+/// # Errors
+/// See [`FileError`].
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), FileError> {
+    let sync = || File::open(folder)?.sync_all();
+    sync().map_err(FileError::system("write to the disk", folder))
+}
+
 fn check_access(stat: &Stat, access: Access, path: &Path) -> Result<(), FileError> {
     let refused = |what| Err(FileError::refused(path, what));
     if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {

@@ -4,13 +4,15 @@
 //! crate is the host's side alone: the keeper and the commands link it, the monitor never does, for it
 //! brings a database, TLS and a network.
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "what reads and writes them comes next")
-)]
+mod crypto;
 mod files;
+pub mod keys;
 mod requester;
 pub mod schemes;
+pub mod store;
 
+pub use crypto::{CryptoError, Key};
 pub use files::FileError;
+pub use keys::KeyError;
 pub use requester::{Requester, UserId, UserIdError};
+pub use store::{Store, StoreError};

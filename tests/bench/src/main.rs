@@ -7,6 +7,7 @@ mod memory;
 mod native;
 mod process;
 mod scan;
+mod secrets;
 mod snapshot;
 mod stats;
 
@@ -73,6 +74,17 @@ enum Command {
         #[arg(long, default_value_t = 1000)]
         children: usize,
     },
+    /// The store of secrets: resolves a second, and the rotation of its key
+    Secrets {
+        /// Where the stores are made: a folder of the file system to measure
+        #[arg(long, default_value = ".")]
+        folder: PathBuf,
+        /// Secrets of the larger store
+        #[arg(long, default_value_t = 10_000)]
+        secrets: usize,
+        #[arg(long, default_value_t = 15)]
+        runs: usize,
+    },
     /// What `linux` runs in a lab: prints one JSON object
     #[command(hide = true)]
     Inside {
@@ -107,6 +119,11 @@ fn main() -> anyhow::Result<()> {
             snapshot::restore::bench(&host, runs)?;
             snapshot::fork::bench(&host, children)
         }
+        Command::Secrets {
+            folder,
+            secrets,
+            runs,
+        } => secrets::bench(&folder, secrets, runs),
         Command::Inside { peer } => linux::inside(peer.as_deref()),
     }
 }

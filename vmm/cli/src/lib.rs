@@ -6,6 +6,7 @@
 
 pub mod api_client;
 pub mod args;
+pub mod custody;
 pub mod detach;
 pub mod doctor;
 pub mod guest_files;
@@ -19,8 +20,6 @@ pub mod progress;
 pub mod resources;
 pub mod restore;
 pub mod run;
-pub mod schemes;
-pub mod secret_check;
 pub mod signals;
 pub mod spawn;
 pub mod state_dir;

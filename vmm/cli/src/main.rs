@@ -4,10 +4,11 @@ use std::alloc::System;
 use std::io;
 use std::process::ExitCode;
 
-use cachot::args::{Cli, Command, SecretCommand, usage_line};
+use cachot::args::{Cli, Command, usage_line};
+use cachot::custody::{self, CustodyError};
 use cachot::images::{self, ImagesError};
 use cachot::run::{self, OWN_FAILURE};
-use cachot::{doctor, restore, secret_check, vms};
+use cachot::{doctor, restore, vms};
 use clap::Parser;
 use zeroizing_alloc::ZeroAlloc;
 
@@ -51,7 +52,9 @@ fn main() -> ExitCode {
 fn exit_code(error: &anyhow::Error) -> u8 {
     let of_run = error.downcast_ref().map(run::RunError::exit_code);
     let of_images = || error.downcast_ref().map(ImagesError::exit_code);
-    of_run.or_else(of_images).unwrap_or(OWN_FAILURE)
+    let of_custody = || error.downcast_ref().map(CustodyError::exit_code);
+    let known = of_run.or_else(of_images).or_else(of_custody);
+    known.unwrap_or(OWN_FAILURE)
 }
 
 /// A line that may quote what a guest wrote: without control characters, and not without end.
@@ -85,7 +88,15 @@ fn execute(cli: &Cli) -> anyhow::Result<u8> {
         Command::Rm(args) => vms::rm(args, output)?,
         Command::Pause(args) => vms::pause(args).map(|()| true)?,
         Command::Resume(args) => vms::resume(args).map(|()| true)?,
-        Command::Secret(SecretCommand::Check(args)) => secret_check::check(args, output)?,
+        Command::Secret(command) => match custody::secret::run(command, output) {
+            // Told from a failure of the command itself when its reader is gone.
+            Err(CustodyError::Output(error)) => return Err(error.into()),
+            other => other?,
+        },
+        Command::Key(command) => match custody::key::run(command, output) {
+            Err(CustodyError::Output(error)) => return Err(error.into()),
+            other => other?,
+        },
         Command::Snapshot(command) => match images::run(command, output) {
             // Told from a failure of the command itself when its reader is gone.
             Err(ImagesError::Output(error)) => return Err(error.into()),

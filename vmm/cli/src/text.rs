@@ -47,6 +47,15 @@ pub fn line(text: &str) -> String {
     text.chars().map(plain).collect()
 }
 
+/// Writes a value as JSON for people, and a newline.
+///
+/// # Errors
+/// What writing said.
+pub fn write_json(value: &impl serde::Serialize, output: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *output, value)?;
+    writeln!(output)
+}
+
 /// An error and its causes on one line.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -1,7 +1,8 @@
-//! Schemes that ask others for values: programs, a server, the service manager.
+//! Schemes that ask the store or others for values: programs, a server, the service manager.
 
 mod exec;
 mod program;
+mod store;
 mod systemd;
 mod vault;
 
@@ -12,6 +13,7 @@ use cachot_secrets::{ResolveError, Schemes, ValueError};
 
 pub use exec::{Exec, Helper};
 pub use program::ExecError;
+pub use store::StoreScheme;
 pub use systemd::{Systemd, SystemdError};
 pub use vault::{PlaceError, Vault, VaultError};
 

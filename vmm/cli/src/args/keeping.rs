@@ -1,7 +1,9 @@
 //! How a VM is kept: what `run` and `restore` have in common.
 
+use cachot_custody::Requester;
 use clap::Args;
 
+use super::owner::OwnerArgs;
 use crate::vm_name::VmName;
 
 /// How a VM is kept.
@@ -31,4 +33,15 @@ pub struct KeepingArgs {
     /// Go on although this machine may write guest memory, and with it secrets, to its swap
     #[arg(long)]
     pub dangerously_allow_swap: bool,
+
+    /// Who asks for secrets
+    #[command(flatten)]
+    pub owner: OwnerArgs,
+}
+
+impl KeepingArgs {
+    /// Who asks for the VM's secrets.
+    pub fn requester(&self) -> Requester {
+        self.owner.requester(self.name.as_ref())
+    }
 }

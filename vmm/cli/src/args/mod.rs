@@ -1,18 +1,27 @@
 //! The command line: what can be written on it, and what each part is read as.
 
 mod keeping;
+mod key;
+mod owner;
 mod restore;
 mod run;
 mod secret;
 mod snapshot;
 mod vm;
 
+use std::error::Error;
+
 use clap::{Args, Parser, Subcommand};
 
 pub use keeping::KeepingArgs;
+pub use key::{KeyCommand, KeyStatusArgs, RecipientArgs, SourceArgs};
+pub use owner::OwnerArgs;
 pub use restore::{ForkArgs, ImageArgs, RestoreArgs};
 pub use run::{Rootfs, RunArgs};
-pub use secret::{CheckArgs, SecretCommand};
+pub use secret::{
+    CheckArgs, ExportArgs, HistoryArgs, RollbackArgs, RotateArgs, SecretCommand, SecretListArgs,
+    SecretName, SecretNameArgs, SetArgs, ValueArgs,
+};
 pub use snapshot::{
     CreateArgs, DeleteArgs, InspectArgs, ListArgs, OnResidue, ScanArgs, SnapshotCommand, VerifyArgs,
 };
@@ -28,7 +37,8 @@ Exit codes of `cachot run`:
 The other commands end with 0, with 1 if they found something wrong, and with 125 if they were used wrongly.
 
 Environment:
-  CACHOT_STATE   folder for the state of running VMs, the key that images are signed with, and trusted keys
+  CACHOT_STATE   folder for the state of running VMs, the store of secrets, the key that images are signed with, and
+                 trusted keys
                  (default: $XDG_STATE_HOME/cachot, else ~/.local/state/cachot; for root /var/lib/cachot)
   CACHOT_GUEST   folder with the guest's `vmlinux` and `initrd`
                  (default: ../guest or ../share/cachot, seen from the folder of this program)
@@ -66,9 +76,12 @@ pub enum Command {
     Restore(Box<RestoreArgs>),
     /// Make copies of a VM, or of a snapshot's, each with secrets of its own
     Fork(Box<ForkArgs>),
-    /// Look at secrets
+    /// Keep secrets in the store, and look at references
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Look after the key that the store is encrypted with
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Take, look at and check snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -87,8 +100,28 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-/// A usage error of clap as one line with a hint.
+/// Arguments that something secret may have been typed in place of: a value, a private key.
+const NOT_REPEATED: [&str; 4] = ["<NAME>", "NAME[@VERSION]", "age1...", "SCHEME:REF"];
+
+/// A usage error of clap as one line with a hint; without what may be a value.
 pub fn usage_line(error: &clap::Error) -> String {
+    use clap::error::{ContextKind, ErrorKind};
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    match error.kind() {
+        ErrorKind::UnknownArgument if context(ContextKind::Usage).contains("cachot secret") => {
+            return "there is an argument that this command does not know: a value is never one: see --help"
+                .to_owned();
+        }
+        ErrorKind::ValueValidation => {
+            let argument = context(ContextKind::InvalidArg);
+            if let Some(reason) = error.source()
+                && NOT_REPEATED.iter().any(|name| argument.contains(name))
+            {
+                return format!("invalid value for '{argument}': {reason}: see --help");
+            }
+        }
+        _ => {}
+    }
     let text = error.to_string();
     let collapse = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut parts = text.split("\n\n").map(collapse);

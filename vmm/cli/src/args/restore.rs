@@ -7,6 +7,7 @@ use cachot_secrets::Name;
 use clap::Args;
 
 use super::keeping::KeepingArgs;
+use super::owner::OwnerArgs;
 use super::run::parse_duration;
 use crate::vm_name::VmName;
 
@@ -124,4 +125,8 @@ pub struct ForkArgs {
     /// Print a JSON array with one object a child
     #[arg(long)]
     pub json: bool,
+
+    /// Who asks for secrets
+    #[command(flatten)]
+    pub owner: OwnerArgs,
 }

@@ -74,7 +74,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub keeping: KeepingArgs,
 
-    /// Secret to deliver as /run/secrets/NAME, by reference: env:VARIABLE, file:PATH, dotenv:PATH#KEY,
+    /// Secret to deliver as /run/secrets/NAME, by reference: store:NAME, env:VARIABLE, file:PATH, dotenv:PATH#KEY,
     /// vault:MOUNT/data/PATH#FIELD, exec:PROGRAM ARGUMENTS, helper:REF or systemd:NAME; options: mode=0400, uid=0,
     /// gid=0, and env to export it to the command as well
     #[arg(

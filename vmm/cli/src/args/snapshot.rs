@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use cachot_snapshot::image::Recipient;
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::owner::OwnerArgs;
+
 use crate::vm_name::VmName;
 
 const CREATE_EXAMPLES: &str = "\
@@ -179,6 +181,10 @@ pub struct VerifyArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+
+    /// Who asks for secrets
+    #[command(flatten)]
+    pub owner: OwnerArgs,
 }
 
 /// `cachot snapshot scan`.
@@ -204,6 +210,10 @@ pub struct ScanArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+
+    /// Who asks for secrets
+    #[command(flatten)]
+    pub owner: OwnerArgs,
 }
 
 /// `cachot snapshot delete`.

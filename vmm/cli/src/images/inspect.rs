@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use cachot_snapshot::image::{self, Hits, HostKey, Inspection, Machine, Manifest, Receipt};
 use serde::Serialize;
 
-use super::{ImagesError, trusted_keys, write_json};
+use super::{ImagesError, trusted_keys};
 use crate::args::InspectArgs;
 use crate::state_dir::Places;
-use crate::text::{count, line, size, table, word};
+use crate::text::{count, line, size, table, word, write_json};
 
 /// The JSON form.
 #[derive(Serialize)]

@@ -8,9 +8,9 @@ use cachot_snapshot::image::{self, Listed, Manifest};
 use indicatif::HumanDuration;
 use serde::Serialize;
 
-use super::{ImagesError, trusted_keys, write_json};
+use super::{ImagesError, trusted_keys};
 use crate::args::ListArgs;
-use crate::text::{line, size, table, with_causes, word};
+use crate::text::{line, size, table, with_causes, word, write_json};
 
 /// What the JSON form says about an image.
 #[derive(Serialize)]

@@ -15,10 +15,9 @@ mod values;
 mod verify;
 mod walk;
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use cachot_snapshot::image::TrustedKeys;
-use serde::Serialize;
 
 use crate::args::SnapshotCommand;
 use crate::state_dir::Places;
@@ -42,9 +41,4 @@ pub fn run(command: &SnapshotCommand, output: &mut impl Write) -> Result<bool, I
 /// The keys whose images this user uses.
 fn trusted_keys() -> Result<TrustedKeys, ImagesError> {
     Ok(TrustedKeys::load(&Places::of_process().root()?)?)
-}
-
-fn write_json(value: &impl Serialize, output: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *output, value)?;
-    writeln!(output)
 }

@@ -8,13 +8,19 @@ use super::content::FileContent;
 use super::report::Reporter;
 use super::search::Searcher;
 use super::walk::{Candidate, Walk};
-use super::{ImagesError, values, write_json};
+use super::{ImagesError, values};
 use crate::args::ScanArgs;
+use crate::custody::schemes;
 use crate::progress::Progress;
+use crate::text::write_json;
 
 /// Searches files; whether all could be read and nothing was found.
 pub(super) fn scan(args: &ScanArgs, output: &mut impl Write) -> Result<bool, ImagesError> {
-    let resolved = values::resolve(&args.secrets, args.secrets_env_file.as_deref())?;
+    let resolved = values::resolve(
+        &args.secrets,
+        args.secrets_env_file.as_deref(),
+        &schemes(&args.owner.requester(None)),
+    )?;
     let to_search = resolved.into_iter().map(|secret| Value {
         name: secret.name,
         version: 1,

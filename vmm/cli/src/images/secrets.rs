@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use cachot_secrets::{Name, Reference, Resolved, SecretValue, scrub_environment};
+use cachot_secrets::{Name, Reference, Resolved, Schemes, SecretValue, scrub_environment};
 use cachot_snapshot::image::{DIGEST_LEN, HostKey, Image, Manifest, PartName, commitments};
 use cachot_snapshot::needles::{EDGE_WINDOW, Value};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::ImagesError;
-use crate::schemes::schemes;
 use crate::state_dir::Places;
 use crate::text::{line, with_causes};
 
@@ -135,8 +134,8 @@ pub(super) struct Candidate {
 pub(super) fn resolve(
     manifest: &Manifest,
     given: Vec<Resolved>,
+    schemes: &Schemes,
 ) -> Result<Vec<Candidate>, ImagesError> {
-    let schemes = schemes();
     let given = given.into_iter().map(|given| (given.name.clone(), given));
     let mut given: BTreeMap<Name, Resolved> = given.collect();
     let mut candidates = vec![];

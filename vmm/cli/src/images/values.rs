@@ -2,24 +2,23 @@
 
 use std::path::Path;
 
-use cachot_secrets::{Declarations, Name, Resolved, scrub_environment};
+use cachot_secrets::{Declarations, Name, Resolved, Schemes, scrub_environment};
 use cachot_snapshot::needles::{Needles, Value};
 
 use super::ImagesError;
-use crate::schemes::schemes;
 
 /// Resolves all of these references, or says what is wrong with each that has no value.
 pub(super) fn resolve(
     secrets: &[String],
     env_file: Option<&Path>,
+    schemes: &Schemes,
 ) -> Result<Vec<Resolved>, ImagesError> {
     let mut declarations = Declarations::parse(secrets);
     if let Some(path) = env_file {
         declarations = declarations.with_env_file(path);
     }
-    let schemes = schemes();
-    let resolved = declarations.resolve(&schemes)?;
-    scrub_environment(declarations.environment_variables(&schemes))?;
+    let resolved = declarations.resolve(schemes)?;
+    scrub_environment(declarations.environment_variables(schemes))?;
     Ok(resolved)
 }
 

@@ -11,10 +11,11 @@ use super::content::{FileContent, PartContent};
 use super::report::{Report, Reporter};
 use super::search::Searcher;
 use super::secrets::{self, Checked, Known};
-use super::{ImagesError, trusted_keys, values, walk, write_json};
+use super::{ImagesError, trusted_keys, values, walk};
 use crate::args::VerifyArgs;
+use crate::custody::schemes;
 use crate::progress::Progress;
-use crate::text::{count, size, word};
+use crate::text::{count, size, word, write_json};
 
 /// The JSON form.
 #[derive(Serialize)]
@@ -39,8 +40,10 @@ struct Verification {
 
 /// Checks an image and searches it; whether nothing is wrong.
 pub(super) fn verify(args: &VerifyArgs, output: &mut impl Write) -> Result<bool, ImagesError> {
-    let given = values::resolve(&args.secrets, None)?;
     let mut image = Image::open(&args.image, &trusted_keys()?)?;
+    let vm = image.manifest().guest.name.parse().ok();
+    let schemes = schemes(&args.owner.requester(vm.as_ref()));
+    let given = values::resolve(&args.secrets, None, &schemes)?;
     secrets::check_names(&given, image.manifest())?;
     match Identities::load_all(&args.identities)? {
         Some(identities) => image.set_identities(identities),
@@ -50,7 +53,7 @@ pub(super) fn verify(args: &VerifyArgs, output: &mut impl Write) -> Result<bool,
         None => {}
     }
     // Before the first thread is started.
-    let candidates = secrets::resolve(image.manifest(), given)?;
+    let candidates = secrets::resolve(image.manifest(), given, &schemes)?;
     image.verify_all()?;
     let known = Known::load(&image)?;
     let (checked, values) = secrets::compare(candidates, &known);

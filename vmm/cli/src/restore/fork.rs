@@ -60,11 +60,14 @@ pub fn fork(args: &ForkArgs, output: &mut impl Write) -> Result<bool, RunError> 
             Side::Command(waiter) => waiting.push_back((number, waiter)),
             Side::Keeper(starting) => {
                 // This is the child's own process: it ends here.
+                let keeping = each.keeping(number);
                 let kept = source
-                    .launch(&each.declared(number), &each.dropped(number))
-                    .and_then(|launch| {
-                        keep(launch, &each.keeping(number), Watcher::Nobody(starting))
-                    });
+                    .launch(
+                        &each.declared(number),
+                        &each.dropped(number),
+                        &keeping.requester(),
+                    )
+                    .and_then(|launch| keep(launch, &keeping, Watcher::Nobody(starting)));
                 if let Err(error) = &kept {
                     eprintln!("cachot: child {}: {}", number + 1, one_line(error));
                 }
@@ -171,6 +174,7 @@ impl<'a> Each<'a> {
             no_mask: self.args.no_mask,
             console: false,
             dangerously_allow_swap: self.args.dangerously_allow_swap,
+            owner: self.args.owner.clone(),
         }
     }
 }

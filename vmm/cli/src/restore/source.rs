@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use cachot_custody::Requester;
 use cachot_secrets::Name;
 use cachot_snapshot::image::{
     Digest, HostKey, Identities, Image, ImageId, Machine, PartName, Residue, Secret as Declared,
@@ -123,8 +124,13 @@ impl Source {
     ///
     /// # Errors
     /// Those of [`RunError`] that speak of secrets and files.
-    pub fn launch(&self, declared: &[String], dropped: &[Name]) -> Result<Launch<'_>, RunError> {
-        let secrets = resolve(&redeclare(&self.secrets, declared, dropped)?)?;
+    pub fn launch(
+        &self,
+        declared: &[String],
+        dropped: &[Name],
+        requester: &Requester,
+    ) -> Result<Launch<'_>, RunError> {
+        let secrets = resolve(&redeclare(&self.secrets, declared, dropped)?, requester)?;
         let duplicate =
             |file: &OwnedFd| file.try_clone().map_err(system("open a part of the image"));
         let mut workload = self.workload.clone();

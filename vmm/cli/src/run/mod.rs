@@ -41,7 +41,7 @@ fn prepare(args: &RunArgs, window: Option<WindowSize>) -> Result<Launch<'static>
     if let Some(path) = &args.secrets_env_file {
         declarations = declarations.with_env_file(path);
     }
-    let secrets = resolve(&declarations)?;
+    let secrets = resolve(&declarations, &args.keeping.requester())?;
     let files = Files::open(args)?;
     let cmdline = match &args.cmdline {
         Some(more) => format!("{CMDLINE} {more}"),

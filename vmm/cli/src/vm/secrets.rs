@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use cachot_custody::Requester;
 use cachot_secrets::{
     Declaration, Declarations, Delivery, Name, Resolved, SealedError, SealedValue, Warning,
     scrub_environment,
@@ -12,7 +13,7 @@ use cachot_vmm::protocol::SecretInfo;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::{RunError, system};
-use crate::schemes::schemes;
+use crate::custody::schemes;
 
 /// What is open at once: a descriptor a secret, and some dozens.
 const MAX_DESCRIPTORS: u64 = 4096;
@@ -44,9 +45,12 @@ impl Secret {
 ///
 /// # Errors
 /// Those of [`RunError`] that speak of secrets.
-pub fn resolve(declarations: &Declarations) -> Result<Vec<Secret>, RunError> {
+pub fn resolve(
+    declarations: &Declarations,
+    requester: &Requester,
+) -> Result<Vec<Secret>, RunError> {
     raise_descriptor_limit();
-    let schemes = schemes();
+    let schemes = schemes(requester);
     let resolved = declarations.resolve(&schemes)?;
     warn(&resolved);
     let folder = std::env::current_dir().map_err(system("find the working directory"))?;

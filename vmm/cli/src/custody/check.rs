@@ -1,22 +1,20 @@
 //! `cachot secret check`: how every reference fares, and never a value.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use cachot_secrets::{Check, Declarations};
 
+use super::{CustodyError, schemes};
 use crate::args::CheckArgs;
-use crate::schemes::schemes;
+use crate::text::write_json;
 
 /// Resolves the references and writes a line for each, or a JSON array, to `output`; whether all
 /// have a value.
-///
-/// # Errors
-/// What writing to `output` said.
-pub fn check(args: &CheckArgs, output: &mut impl Write) -> io::Result<bool> {
-    let checks: Vec<Check> = Declarations::parse(&args.references).check(&schemes());
+pub(super) fn check(args: &CheckArgs, output: &mut impl Write) -> Result<bool, CustodyError> {
+    let schemes = schemes(&args.owner.requester(None));
+    let checks: Vec<Check> = Declarations::parse(&args.references).check(&schemes);
     if args.json {
-        serde_json::to_writer_pretty(&mut *output, &checks)?;
-        writeln!(output)?;
+        write_json(&checks, output)?;
     } else {
         for check in &checks {
             writeln!(output, "{check}")?;

@@ -1,0 +1,662 @@
+//! Secrets at rest: an SQLite database of values, each encrypted for its scope, name and version.
+//!
+//! `resources/secrets-store.md` specifies the format, and what it protects from.
+
+mod error;
+mod heads;
+mod keyring;
+mod schema;
+mod scope;
+mod values;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use cachot_secrets::{Name, SecretValue};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use serde::Serialize;
+
+pub use error::StoreError;
+pub use scope::{Instance, Scope, ScopeError, Selector, SelectorError};
+
+use crate::crypto::Key;
+use crate::files;
+use crate::keys::{KeyChoice, KeyError, Recipient};
+use crate::requester::Requester;
+use heads::{Head, Heads, MAX_SECRETS, Place};
+
+/// Name of the database in the store's folder.
+pub(crate) const DATABASE: &str = "store.db";
+
+/// Most versions of a secret that are kept; of more, the oldest go.
+pub const MAX_VERSIONS: u64 = 100;
+
+/// A store, open for one requester: what belongs to others is neither shown nor confirmed to be there.
+pub struct Store {
+    connection: Connection,
+    /// The folder.
+    place: PathBuf,
+    /// The database in it.
+    path: PathBuf,
+    requester: Requester,
+    root: Key,
+    heads: Option<Known>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({:?})", self.path)
+    }
+}
+
+/// All secrets, as they were when SQLite's counter of others' changes stood at this number.
+struct Known {
+    data_version: i64,
+    heads: Heads,
+}
+
+/// A value that was fetched.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Where it was found.
+    pub scope: Scope,
+    /// Its version.
+    pub version: u64,
+    /// The value.
+    pub value: SecretValue,
+}
+
+/// What is told of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Whom it is for.
+    pub scope: Scope,
+    /// Its name.
+    pub name: Name,
+    /// Its newest version.
+    pub version: u64,
+    /// How many versions are kept; 0 if it was deleted.
+    pub versions: u64,
+    /// When it was last changed, in seconds since 1970.
+    pub updated: u64,
+}
+
+/// What is told of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Version {
+    /// Its number.
+    pub version: u64,
+    /// When it was stored, in seconds since 1970.
+    pub created: u64,
+    /// Whether it is the one that is used.
+    pub current: bool,
+}
+
+/// What is told of a store's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyStatus {
+    /// What wraps it.
+    #[serde(flatten)]
+    pub choice: KeyChoice,
+    /// The key file, if that is what wraps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// When it was wrapped, in seconds since 1970.
+    pub created: u64,
+    /// Whether a rotation was begun and could not be finished yet: the older source opens the store as well.
+    pub unfinished: bool,
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    i64::try_from(since.unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A number of the database for people.
+fn positive(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
+
+impl Store {
+    /// Opens the store in the folder `place`.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; [`StoreError::Absent`] if there is none.
+    pub fn open(place: &Path, requester: Requester) -> Result<Self, StoreError> {
+        if !place.join(DATABASE).try_exists().unwrap_or(true) {
+            return Err(StoreError::Absent(place.to_owned()));
+        }
+        files::private_folder(place)?;
+        // The folder itself is no link; what is above it may be, which SQLite would refuse.
+        let place = place
+            .canonicalize()
+            .map_err(files::FileError::system("find", place))?;
+        let path = place.join(DATABASE);
+        let connection = schema::open(&path)?;
+        let root = keyring::unlock(&connection, &path, &place)?;
+        let mut store = Self {
+            connection,
+            place,
+            path,
+            requester,
+            root,
+            heads: None,
+        };
+        if keyring::rows(&store.connection, &store.path)?.len() > 1 {
+            // A rotation was interrupted. If it cannot be finished now, the store can be read all the same.
+            store.finish_rotation().ok();
+        }
+        store.read(|_| Ok(()))?;
+        Ok(store)
+    }
+
+    /// Makes a store in the folder `place`, whose key this source wraps.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; [`StoreError::Exists`] if there is one.
+    pub fn create(
+        place: &Path,
+        requester: Requester,
+        choice: &KeyChoice,
+    ) -> Result<Self, StoreError> {
+        files::private_folder(place)?;
+        let path = place.join(DATABASE);
+        if files::examine(&path, files::Access::Private)? {
+            return Err(StoreError::Exists(path));
+        }
+        let system = |action| files::FileError::system::<std::io::Error>(action, place);
+        let file = tempfile::Builder::new()
+            .prefix(".store-")
+            .tempfile_in(place.canonicalize().map_err(system("find"))?)
+            .map_err(system("create a file in"))?;
+        {
+            let connection = schema::create(file.path())?;
+            let root = keyring::create(&connection, &path, place, choice, now())?;
+            Heads::create(&connection, &root).map_err(StoreError::database("create", &path))?;
+        }
+        file.as_file().sync_all().map_err(system("write to"))?;
+        match file.persist_noclobber(&path) {
+            Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::Exists(path));
+            }
+            other => other.map_err(|error| system("create a file in")(error.error))?,
+        };
+        files::sync_folder(place)?;
+        Self::open(place, requester)
+    }
+
+    /// Opens the store in the folder `place`; if there is none, makes one whose key is a key file.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn open_or_create(place: &Path, requester: Requester) -> Result<Self, StoreError> {
+        match Self::open(place, requester.clone()) {
+            Err(StoreError::Absent(_)) => {}
+            other => return other,
+        }
+        match Self::create(place, requester.clone(), &KeyChoice::File {}) {
+            // Another process was faster.
+            Err(StoreError::Exists(_)) => Self::open(place, requester),
+            other => other,
+        }
+    }
+
+    /// Fetches a value: of the scope that is named, or of the narrowest that has the name.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn get(&mut self, selector: &Selector) -> Result<Fetched, StoreError> {
+        self.read(|view| {
+            let (scope, place, head) = view.find(selector)?;
+            let version = view.kept(&place, head, selector.version)?;
+            Ok(Fetched {
+                scope,
+                version: positive(version),
+                value: values::get(view.transaction, view.root, view.path, &place, version)?,
+            })
+        })
+    }
+
+    /// Stores a value as the next version of a secret, which need not exist; the version.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn set(
+        &mut self,
+        scope: &Scope,
+        name: &Name,
+        value: &SecretValue,
+    ) -> Result<u64, StoreError> {
+        self.write(scope, name, |view, place, old| view.push(place, old, value))
+    }
+
+    /// Stores values as [`Self::set`] does, all or none of them.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn set_all<'a>(
+        &mut self,
+        secrets: impl IntoIterator<Item = (&'a Scope, &'a Name, &'a SecretValue)>,
+    ) -> Result<(), StoreError> {
+        self.change(|change| {
+            for (scope, name, value) in secrets {
+                change.one(scope, name, |view, place, old| view.push(place, old, value))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The same as [`Self::set`] for a secret that exists.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; [`StoreError::NoSecret`] if it does not.
+    pub fn rotate(
+        &mut self,
+        scope: &Scope,
+        name: &Name,
+        value: &SecretValue,
+    ) -> Result<u64, StoreError> {
+        self.write(scope, name, |view, place, old| {
+            view.existing(scope, place)?;
+            view.push(place, old, value)
+        })
+    }
+
+    /// Stores the value of an earlier version once more, as the next version; the version.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn rollback(
+        &mut self,
+        scope: &Scope,
+        name: &Name,
+        version: u64,
+    ) -> Result<u64, StoreError> {
+        self.write(scope, name, |view, place, old| {
+            let head = view.existing(scope, place)?;
+            let version = view.kept(place, head, Some(version))?;
+            let value = values::get(view.transaction, view.root, view.path, place, version)?;
+            view.push(place, old, &value)
+        })
+    }
+
+    /// Removes all values of a secret; a later one of this name goes on counting versions. The number of versions
+    /// that are gone.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn delete(&mut self, scope: &Scope, name: &Name) -> Result<u64, StoreError> {
+        let deleted = self.write(scope, name, |view, place, _| {
+            let head = view.existing(scope, place)?;
+            let oldest = head.version + 1;
+            values::prune(view.transaction, view.path, place, oldest)?;
+            let new = Head {
+                oldest,
+                updated: now(),
+                ..head
+            };
+            Ok((new, positive(oldest - head.oldest)))
+        })?;
+        // What was overwritten goes from the log of the database, too; another process may be reading it.
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))
+            .ok();
+        Ok(deleted)
+    }
+
+    /// All secrets that the requester may use; those that were deleted only if `deleted`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn list(&mut self, deleted: bool) -> Result<Vec<Entry>, StoreError> {
+        self.read(|view| {
+            let entry = |(place, head): (&Place, &Head)| {
+                Some(Entry {
+                    scope: Scope::visible(&place.0, view.requester)?,
+                    name: place.1.clone(),
+                    version: positive(head.version),
+                    versions: positive(head.version + 1 - head.oldest),
+                    updated: positive(head.updated),
+                })
+            };
+            let shown = |entry: &Entry| deleted || entry.versions > 0;
+            let mut entries: Vec<_> = view.heads.iter().filter_map(entry).filter(shown).collect();
+            entries.sort_by(|a, b| (&a.scope, &a.name).cmp(&(&b.scope, &b.name)));
+            Ok(entries)
+        })
+    }
+
+    /// The versions of a secret that are kept, the newest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn history(&mut self, scope: &Scope, name: &Name) -> Result<Vec<Version>, StoreError> {
+        self.read(|view| {
+            let place = view.place(scope, name)?;
+            let head = view.existing(scope, &place)?;
+            let times = values::times(view.transaction, view.path, &place)?;
+            if !times
+                .iter()
+                .map(|(version, _)| *version)
+                .eq(head.oldest..=head.version)
+            {
+                let what = format!("versions of {name} are missing, or are too many");
+                return Err(StoreError::damaged(view.path, what));
+            }
+            let version = |(version, created): (i64, i64)| Version {
+                version: positive(version),
+                created: positive(created),
+                current: version == head.version,
+            };
+            Ok(times.into_iter().rev().map(version).collect())
+        })
+    }
+
+    /// What wraps the store's key.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn key_status(&self) -> Result<KeyStatus, StoreError> {
+        let rows = keyring::rows(&self.connection, &self.path)?;
+        let choice = rows[0].choice()?;
+        Ok(KeyStatus {
+            file: matches!(choice, KeyChoice::File {}).then(|| keyring::key_file(&self.place)),
+            choice,
+            created: positive(rows[0].created),
+            unfinished: rows.len() > 1,
+        })
+    }
+
+    /// Wraps the store's key anew, by this source; the old wrapping is removed. No value is touched.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; the store can be opened by the old source or by the new one then.
+    pub fn rotate_key(&mut self, choice: &KeyChoice) -> Result<(), StoreError> {
+        self.rewrap(|_| Ok(choice.clone()))
+    }
+
+    /// Changes who can read the store, if its key is an age file.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; nothing is changed then.
+    pub fn change_recipients(
+        &mut self,
+        change: impl FnOnce(&mut Vec<Recipient>) -> Result<(), KeyError>,
+    ) -> Result<(), StoreError> {
+        self.rewrap(|current| match current {
+            KeyChoice::Age {
+                identity,
+                mut recipients,
+            } => {
+                change(&mut recipients)?;
+                Ok(KeyChoice::Age {
+                    identity,
+                    recipients,
+                })
+            }
+            other => Err(KeyError::NoRecipients(other.kind())),
+        })
+    }
+
+    fn rewrap(
+        &mut self,
+        choose: impl FnOnce(KeyChoice) -> Result<KeyChoice, KeyError>,
+    ) -> Result<(), StoreError> {
+        self.finish_rotation()?;
+        let failed = || StoreError::database("write to", &self.path);
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed())?;
+        // Another process may have begun one since, and not have finished it.
+        keyring::finish(&transaction, &self.path, &self.place, &self.root)?;
+        let current = keyring::rows(&transaction, &self.path)?[0].choice()?;
+        let choice = choose(current)?;
+        keyring::begin(
+            &transaction,
+            &self.path,
+            &self.place,
+            &self.root,
+            &choice,
+            now(),
+        )?;
+        transaction.commit().map_err(failed())?;
+        self.finish_rotation()?;
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))
+            .ok();
+        Ok(())
+    }
+
+    fn finish_rotation(&mut self) -> Result<(), StoreError> {
+        let failed = || StoreError::database("write to", &self.path);
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed())?;
+        keyring::finish(&transaction, &self.path, &self.place, &self.root)?;
+        transaction.commit().map_err(failed())
+    }
+
+    /// Does something that reads, on one state of the database.
+    fn read<T>(
+        &mut self,
+        act: impl FnOnce(&View<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let transaction = self
+            .connection
+            .transaction()
+            .map_err(StoreError::database("read", &self.path))?;
+        let known = refresh(&mut self.heads, &transaction, &self.root, &self.path)?;
+        act(&View {
+            transaction: &transaction,
+            root: &self.root,
+            path: &self.path,
+            requester: &self.requester,
+            heads: &known.heads,
+        })
+    }
+
+    /// Changes one secret, in turn with other writers: `act` writes its values, and says what its row is then.
+    fn write<T>(
+        &mut self,
+        scope: &Scope,
+        name: &Name,
+        act: impl FnOnce(&View<'_>, &Place, Option<Head>) -> Result<(Head, T), StoreError>,
+    ) -> Result<T, StoreError> {
+        self.change(|change| change.one(scope, name, act))
+    }
+
+    /// Changes secrets, all or none, in turn with other writers.
+    fn change<T>(
+        &mut self,
+        act: impl FnOnce(&mut Change<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let failed = || StoreError::database("write to", &self.path);
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed())?;
+        // What is known is put back once it is committed, and read again otherwise.
+        let mut known = self.heads.take();
+        let heads = &mut refresh(&mut known, &transaction, &self.root, &self.path)?.heads;
+        let result = act(&mut Change {
+            transaction: &transaction,
+            root: &self.root,
+            path: &self.path,
+            requester: &self.requester,
+            heads,
+        })?;
+        transaction.commit().map_err(failed())?;
+        self.heads = known;
+        Ok(result)
+    }
+}
+
+/// The secrets as they are in this transaction, read and checked again if another process has changed them.
+fn refresh<'a>(
+    known: &'a mut Option<Known>,
+    transaction: &Transaction<'_>,
+    root: &Key,
+    path: &Path,
+) -> Result<&'a mut Known, StoreError> {
+    let failed = || StoreError::database("read", path);
+    // The number is that of the state which the transaction reads only once it has read something.
+    transaction
+        .prepare_cached("SELECT generation FROM state")
+        .and_then(|mut first| first.query(()).and_then(|mut rows| rows.next().map(|_| ())))
+        .map_err(failed())?;
+    let data_version = transaction
+        .prepare_cached("PRAGMA data_version")
+        .and_then(|mut number| number.query_row((), |row| row.get(0)))
+        .map_err(failed())?;
+    match known {
+        Some(same) if same.data_version == data_version => {}
+        _ => {
+            *known = None;
+            *known = Some(Known {
+                data_version,
+                heads: Heads::load(transaction, root, path)?,
+            });
+        }
+    }
+    Ok(known.as_mut().expect("set above"))
+}
+
+/// A transaction that writes, for one requester.
+struct Change<'a> {
+    transaction: &'a Transaction<'a>,
+    root: &'a Key,
+    path: &'a Path,
+    requester: &'a Requester,
+    heads: &'a mut Heads,
+}
+
+impl Change<'_> {
+    fn one<T>(
+        &mut self,
+        scope: &Scope,
+        name: &Name,
+        act: impl FnOnce(&View<'_>, &Place, Option<Head>) -> Result<(Head, T), StoreError>,
+    ) -> Result<T, StoreError> {
+        let view = View {
+            transaction: self.transaction,
+            root: self.root,
+            path: self.path,
+            requester: self.requester,
+            heads: self.heads,
+        };
+        let place = view.place(scope, name)?;
+        let old = view.heads.get(&place).copied();
+        if old.is_none() && view.heads.len() >= MAX_SECRETS {
+            return Err(StoreError::TooMany(MAX_SECRETS));
+        }
+        let (new, result) = act(&view, &place, old)?;
+        self.heads
+            .write(self.transaction, self.root, place, new)
+            .map_err(StoreError::database("write to", self.path))?;
+        Ok(result)
+    }
+}
+
+/// One state of the database, for one requester.
+struct View<'a> {
+    transaction: &'a Transaction<'a>,
+    root: &'a Key,
+    path: &'a Path,
+    requester: &'a Requester,
+    heads: &'a Heads,
+}
+
+impl View<'_> {
+    /// Where a secret is, if the requester may use its scope.
+    fn place(&self, scope: &Scope, name: &Name) -> Result<Place, StoreError> {
+        match scope.is_open_to(self.requester) {
+            true => Ok((scope.stored(self.requester), name.clone())),
+            false => Err(StoreError::NotYours(scope.clone())),
+        }
+    }
+
+    /// A secret that is there.
+    fn existing(&self, scope: &Scope, place: &Place) -> Result<Head, StoreError> {
+        let head = self.heads.get(place).filter(|head| !head.is_deleted());
+        head.copied().ok_or_else(|| StoreError::NoSecret {
+            name: place.1.clone(),
+            place: format!("the scope {scope}"),
+        })
+    }
+
+    fn find(&self, selector: &Selector) -> Result<(Scope, Place, Head), StoreError> {
+        if let Some(scope) = &selector.scope {
+            let place = self.place(scope, &selector.name)?;
+            let head = self.existing(scope, &place)?;
+            return Ok((scope.clone(), place, head));
+        }
+        Scope::of(self.requester)
+            .find_map(|scope| {
+                let place = self.place(&scope, &selector.name).ok()?;
+                let head = self.existing(&scope, &place).ok()?;
+                Some((scope, place, head))
+            })
+            .ok_or_else(|| {
+                let scopes: Vec<_> = Scope::of(self.requester)
+                    .map(|scope| scope.to_string())
+                    .collect();
+                StoreError::NoSecret {
+                    name: selector.name.clone(),
+                    place: format!("the scopes {}", scopes.join(", ")),
+                }
+            })
+    }
+
+    /// The version that is asked for, or the newest, if it is kept.
+    fn kept(&self, place: &Place, head: Head, version: Option<u64>) -> Result<i64, StoreError> {
+        let Some(wanted) = version else {
+            return Ok(head.version);
+        };
+        let kept = i64::try_from(wanted).ok();
+        kept.filter(|version| (head.oldest..=head.version).contains(version))
+            .ok_or_else(|| StoreError::NoVersion {
+                name: place.1.clone(),
+                version: wanted,
+            })
+    }
+
+    /// Adds a version, and lets those go that are too many.
+    fn push(
+        &self,
+        place: &Place,
+        old: Option<Head>,
+        value: &SecretValue,
+    ) -> Result<(Head, u64), StoreError> {
+        let (last, oldest) = old.map_or((0, 1), |old| (old.version, old.oldest));
+        let version = last + 1;
+        if version == i64::MAX {
+            return Err(StoreError::LastVersion(place.1.clone()));
+        }
+        let time = now();
+        values::insert(
+            self.transaction,
+            self.root,
+            self.path,
+            place,
+            (version, time),
+            value,
+        )?;
+        let kept = i64::try_from(MAX_VERSIONS).unwrap_or(i64::MAX);
+        let new = Head {
+            version,
+            oldest: oldest.max(version - kept + 1),
+            updated: time,
+        };
+        if new.oldest > oldest {
+            values::prune(self.transaction, self.path, place, new.oldest)?;
+        }
+        Ok((new, positive(version)))
+    }
+}
+
+#[cfg(test)]
+mod tests;
