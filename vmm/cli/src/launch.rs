@@ -10,6 +10,7 @@ use cachot_control::Renewal;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::args::KeepingArgs;
+use crate::audit;
 use crate::detach::{self, Side, Starting};
 use crate::keeper::life::Life;
 use crate::monitor_process::{MONITOR_VARIABLE, monitor_program};
@@ -33,6 +34,8 @@ pub struct Launch<'a> {
     pub disk: Option<DiskMaker<'a>>,
     /// Whether it is a copy of another VM.
     pub is_copy: bool,
+    /// Name of the VM that it is a copy of, if that is no image.
+    pub parent: Option<String>,
     /// Time limit of its workload.
     pub timeout: Option<Duration>,
 }
@@ -95,6 +98,7 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
     record.created = now();
     record.keeper = rustix::process::getpid().as_raw_pid();
     record.detached = args.detach;
+    let recorded = audit::start(&root, &state, &record, launch.is_copy, launch.parent)?;
     let start = record.workload.start.clone();
     let life = if launch.is_copy {
         let complete = !record.workload.withheld;
@@ -131,6 +135,7 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
         interactive,
     };
     let vm = Vm::start(&program, state, machine, &launch.secrets, keeping)?;
+    recorded.close()?;
     // The VM boots meanwhile. What is left behind by others is no reason to stop it.
     StateDir::sweep(&root).ok();
 

@@ -5,9 +5,11 @@ use std::io;
 use std::process::ExitCode;
 
 use cachot::args::{Cli, Command, SecretCommand, usage_line};
+use cachot::audit::{self, AuditCommandError};
 use cachot::images::{self, ImagesError};
 use cachot::run::{self, OWN_FAILURE};
-use cachot::{doctor, restore, secret_check, vms};
+use cachot::secret_check::{self, CheckError};
+use cachot::{doctor, restore, vms};
 use clap::Parser;
 use zeroizing_alloc::ZeroAlloc;
 
@@ -85,7 +87,14 @@ fn execute(cli: &Cli) -> anyhow::Result<u8> {
         Command::Rm(args) => vms::rm(args, output)?,
         Command::Pause(args) => vms::pause(args).map(|()| true)?,
         Command::Resume(args) => vms::resume(args).map(|()| true)?,
-        Command::Secret(SecretCommand::Check(args)) => secret_check::check(args, output)?,
+        Command::Secret(SecretCommand::Check(args)) => match secret_check::check(args, output) {
+            Err(CheckError::Output(error)) => return Err(error.into()),
+            other => other?,
+        },
+        Command::Secret(SecretCommand::Audit(args)) => match audit::run(args, output) {
+            Err(AuditCommandError::Output(error)) => return Err(error.into()),
+            other => other?,
+        },
         Command::Snapshot(command) => match images::run(command, output) {
             // Told from a failure of the command itself when its reader is gone.
             Err(ImagesError::Output(error)) => return Err(error.into()),

@@ -122,6 +122,8 @@ pub struct Report {
     pub lines: u64,
     /// Number of records.
     pub records: u64,
+    /// Number of the last line.
+    pub seq: u64,
     /// Hash of the last line.
     pub hash: Hash,
     /// What is wrong.
@@ -269,6 +271,7 @@ impl<'a> Check<'a> {
                 files: 0,
                 lines: 0,
                 records: 0,
+                seq: 0,
                 hash: Hash::NONE,
                 wrong: Vec::new(),
                 notes: Vec::new(),
@@ -437,6 +440,7 @@ impl<'a> Check<'a> {
 
     fn finish(mut self) -> Report {
         self.settle_torn(None);
+        self.report.seq = self.chain.seq;
         self.report.hash = self.chain.hash;
         if self.unsigned > 0 {
             let finding = self.finding(Flaw::Unsigned(self.unsigned));

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 pub use keeping::KeepingArgs;
 pub use restore::{ForkArgs, ImageArgs, RestoreArgs};
 pub use run::{Rootfs, RunArgs};
-pub use secret::{CheckArgs, SecretCommand};
+pub use secret::{AuditArgs, AuditCommand, AuditVerifyArgs, CheckArgs, SecretCommand};
 pub use snapshot::{
     CreateArgs, DeleteArgs, InspectArgs, ListArgs, OnResidue, ScanArgs, SnapshotCommand, VerifyArgs,
 };

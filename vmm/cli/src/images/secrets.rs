@@ -10,6 +10,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::ImagesError;
+use crate::audit;
 use crate::state_dir::Places;
 use crate::text::{line, with_causes};
 
@@ -138,6 +139,7 @@ pub(super) fn resolve(
     let schemes = Schemes::default();
     let given = given.into_iter().map(|given| (given.name.clone(), given));
     let mut given: BTreeMap<Name, Resolved> = given.collect();
+    let elsewhere: BTreeSet<Name> = given.keys().cloned().collect();
     let mut variables = vec![];
     let find = |secret: &Secret| {
         let (reference, value) = match given.remove(&secret.name) {
@@ -154,8 +156,25 @@ pub(super) fn resolve(
             value,
         }
     };
-    let candidates = manifest.secrets.iter().map(find).collect();
+    let candidates: Vec<Candidate> = manifest.secrets.iter().map(find).collect();
     scrub_environment(variables)?;
+    // Those that were given are recorded already.
+    let resolved = candidates
+        .iter()
+        .filter(|candidate| !elsewhere.contains(&candidate.name))
+        .map(|candidate| audit::Checked {
+            name: Some(candidate.name.clone()),
+            scheme: candidate
+                .reference
+                .split_once(':')
+                .map(|(scheme, _)| scheme),
+            version: Some(candidate.version),
+            result: match candidate.value {
+                Ok(_) => Ok(()),
+                Err(_) => Err(None),
+            },
+        });
+    audit::checked(resolved, Some(manifest.id.to_string()))?;
     Ok(candidates)
 }
 

@@ -6,6 +6,7 @@ use cachot_secrets::{Declarations, Name, Resolved, Schemes, scrub_environment};
 use cachot_snapshot::needles::{Needles, Value};
 
 use super::ImagesError;
+use crate::audit::{self, Checked};
 
 /// Resolves all of these references, or says what is wrong with each that has no value.
 pub(super) fn resolve(
@@ -16,7 +17,16 @@ pub(super) fn resolve(
     if let Some(path) = env_file {
         declarations = declarations.with_env_file(path);
     }
-    let resolved = declarations.resolve(&Schemes::default())?;
+    let resolved = declarations
+        .resolve(&Schemes::default())
+        .inspect_err(audit::check_failed)?;
+    let checked = resolved.iter().map(|secret| Checked {
+        name: Some(secret.name.clone()),
+        scheme: Some(secret.source),
+        version: None,
+        result: Ok(()),
+    });
+    audit::checked(checked, None)?;
     scrub_environment(declarations.environment_variables())?;
     Ok(resolved)
 }

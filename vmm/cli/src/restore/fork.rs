@@ -61,7 +61,11 @@ pub fn fork(args: &ForkArgs, output: &mut impl Write) -> Result<bool, RunError> 
             Side::Keeper(starting) => {
                 // This is the child's own process: it ends here.
                 let kept = source
-                    .launch(&each.declared(number), &each.dropped(number))
+                    .launch(
+                        &each.declared(number),
+                        &each.dropped(number),
+                        &each.keeping(number),
+                    )
                     .and_then(|launch| {
                         keep(launch, &each.keeping(number), Watcher::Nobody(starting))
                     });
@@ -169,6 +173,7 @@ impl<'a> Each<'a> {
             detach: true,
             rm: self.args.rm,
             no_mask: self.args.no_mask,
+            secrets_audit: self.args.secrets_audit,
             console: false,
             dangerously_allow_swap: self.args.dangerously_allow_swap,
         }
