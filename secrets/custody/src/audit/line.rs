@@ -142,3 +142,41 @@ impl Line {
         (line.to_bytes().ok()? == bytes).then_some(line)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_parse_takes_only_the_written_form() {
+        let zeros = "0".repeat(64);
+        let line = |seq: &str, more: &str| {
+            format!(
+                r#"{{"seq":{seq},"time":"2026-11-25T15:04:05.000000001Z","kind":"recovered","bytes":0,"hash":null{more},"prev":"{zeros}"}}"#
+            )
+        };
+        let parses = |text: &str| Line::parse(text.as_bytes()).is_some();
+        let good = line("7", "");
+        assert!(parses(&good));
+        for bad in [
+            line("7", r#","more":1"#),
+            line("7", r#","bytes":0"#),
+            line("07", ""),
+            line("7.0", ""),
+            line("-7", ""),
+            line(" 7", ""),
+            format!("{good} "),
+            good.replace(".000000001Z", ".000000001+00:00"),
+            good.replace(".000000001Z", ".1Z"),
+            good.replace("null", "\"\""),
+            good.replace("recovered", "other"),
+            good.replace("\"kind\"", "\"k\\u0069nd\""),
+            good.to_uppercase(),
+            String::new(),
+        ] {
+            assert!(!parses(&bad), "{bad}");
+        }
+        let long = good.replace("null", &format!("\"{}\"", "a".repeat(MAX_LINE)));
+        assert!(!parses(&long));
+    }
+}

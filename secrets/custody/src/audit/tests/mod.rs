@@ -1,6 +1,8 @@
 //! Logs as writers make them, and as those find them who have changed them.
 
 mod life;
+mod processes;
+mod tamper;
 
 use std::collections::BTreeMap;
 use std::fs;
