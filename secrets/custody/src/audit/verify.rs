@@ -86,6 +86,11 @@ pub enum Flaw {
     /// The log does not have the line that an anchor names.
     #[error("the host's log knows line {0} of this log, which is missing or was changed")]
     BehindAnchor(u64),
+    /// The newest anchor of the log is not of its end.
+    #[error(
+        "the host's log does not know the end of this log: a writer was interrupted, or the host's log is an older one"
+    )]
+    AheadOfAnchor,
     /// There is no head.
     #[error("the head is missing: whether lines were cut off cannot be known")]
     NoHead,
@@ -144,14 +149,14 @@ impl Report {
     }
 }
 
-/// Checks the log in this folder; `anchors` are what the host's log says of others.
+/// Checks the log in this folder; `anchors` are what the host's log says of others, for a VM's log.
 ///
 /// # Errors
 /// [`AuditError::NoLog`] or [`AuditError::File`] if the log cannot be read at all. What is wrong with it is in the report.
 pub fn verify(
     folder: &Path,
     verifier: &dyn Verifier,
-    anchors: &BTreeMap<LogId, Anchor>,
+    anchors: Option<&BTreeMap<LogId, Anchor>>,
 ) -> Result<Report, AuditError> {
     let snapshot = Snapshot::take(folder)?;
     let mut check = Check::new(folder, verifier, anchors, snapshot.head);
@@ -231,7 +236,7 @@ fn open(path: &Path) -> Result<(File, u64), FileError> {
 /// A check on its way through the files.
 struct Check<'a> {
     verifier: &'a dyn Verifier,
-    known: &'a BTreeMap<LogId, Anchor>,
+    known: Option<&'a BTreeMap<LogId, Anchor>>,
     head: HeadState,
     /// Whether the line that the head is a copy of was seen.
     head_seen: bool,
@@ -250,7 +255,7 @@ impl<'a> Check<'a> {
     fn new(
         folder: &Path,
         verifier: &'a dyn Verifier,
-        known: &'a BTreeMap<LogId, Anchor>,
+        known: Option<&'a BTreeMap<LogId, Anchor>>,
         head: HeadState,
     ) -> Self {
         Self {
@@ -376,7 +381,7 @@ impl<'a> Check<'a> {
         if let HeadState::Is { line, .. } = &self.head {
             self.head_seen |= line == bytes;
         }
-        if let Some(anchor) = self.report.log.and_then(|log| self.known.get(&log)) {
+        if let Some(anchor) = self.anchor() {
             self.anchor_seen |= anchor.line == found && anchor.hash == self.chain.hash;
         }
 
@@ -446,10 +451,14 @@ impl<'a> Check<'a> {
             let finding = self.finding(Flaw::Unsigned(self.unsigned));
             self.note(finding);
         }
-        if let Some(anchor) = self.report.log.and_then(|log| self.known.get(&log))
-            && !self.anchor_seen
-        {
-            self.wrong_file(Flaw::BehindAnchor(anchor.line));
+        match self.anchor() {
+            Some(anchor) if !self.anchor_seen => self.wrong_file(Flaw::BehindAnchor(anchor.line)),
+            Some(anchor) if anchor.line == self.chain.seq => {}
+            _ if self.known.is_none() => {}
+            _ => {
+                let finding = self.finding(Flaw::AheadOfAnchor);
+                self.note(finding);
+            }
         }
         let flaw = match &self.head {
             HeadState::Is { chain, .. } if !self.head_seen => Some(Flaw::BehindHead(chain.seq)),
@@ -462,6 +471,11 @@ impl<'a> Check<'a> {
             self.wrong_file(flaw);
         }
         self.report
+    }
+
+    /// What the host's log says of this one.
+    fn anchor(&self) -> Option<&'a Anchor> {
+        self.known?.get(&self.report.log?)
     }
 
     fn finding(&self, flaw: Flaw) -> Finding {

@@ -1,6 +1,5 @@
 //! `cachot secret audit verify`: whether what was recorded is still what was written.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -23,7 +22,7 @@ pub fn verify(args: &AuditVerifyArgs, output: &mut impl Write) -> Result<bool, A
     let keys = TrustedVerifier::load(&root)?;
     let named = args.target.as_deref();
     if let Some(path) = named.filter(|target| target.contains('/')) {
-        let report = verify_log(Path::new(path), &keys, &BTreeMap::new())?;
+        let report = verify_log(Path::new(path), &keys, None)?;
         return Ok(print(&report, output)?);
     }
     let vms = match named {
@@ -36,10 +35,10 @@ pub fn verify(args: &AuditVerifyArgs, output: &mut impl Write) -> Result<bool, A
         None => Existing::all(&root)?,
     };
     // What it says of the logs of VMs counts for as much as it does itself.
-    let host = verify_log(&root.join(FOLDER), &keys, &BTreeMap::new())?;
+    let host = verify_log(&root.join(FOLDER), &keys, None)?;
     let mut good = print(&host, output)?;
     for vm in vms {
-        match verify_log(&vm.path().join(FOLDER), &keys, &host.anchors) {
+        match verify_log(&vm.path().join(FOLDER), &keys, Some(&host.anchors)) {
             // It has none of its own, unless the host knows better.
             Err(AuditError::NoLog(path)) => {
                 let name = vm.name().to_string();

@@ -87,7 +87,7 @@ impl Place {
     }
 
     pub fn verify(&self) -> Report {
-        verify(&self.folder(), &self.key, &BTreeMap::new()).expect("a log")
+        verify(&self.folder(), &self.key, None).expect("a log")
     }
 
     pub fn names(&self) -> Vec<String> {
