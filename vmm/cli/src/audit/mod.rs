@@ -6,6 +6,8 @@
 mod error;
 mod keys;
 mod show;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::io;
