@@ -1,6 +1,7 @@
 //! Times, exits and memory of cachot, beside Firecracker's where it is given. Every figure is measured
 //! in the run that prints it; peers take turns, and ratios are taken of turns.
 
+mod audit;
 mod firecracker;
 mod linux;
 mod memory;
@@ -73,6 +74,14 @@ enum Command {
         #[arg(long, default_value_t = 1000)]
         children: usize,
     },
+    /// The host's side of secrets: appends to audit logs
+    Secrets {
+        /// Where files are written: a folder of the file system to measure
+        #[arg(long, default_value = ".")]
+        folder: PathBuf,
+        #[arg(long, default_value_t = 200)]
+        runs: usize,
+    },
     /// What `linux` runs in a lab: prints one JSON object
     #[command(hide = true)]
     Inside {
@@ -107,6 +116,7 @@ fn main() -> anyhow::Result<()> {
             snapshot::restore::bench(&host, runs)?;
             snapshot::fork::bench(&host, children)
         }
+        Command::Secrets { folder, runs } => audit::bench(&folder, runs),
         Command::Inside { peer } => linux::inside(peer.as_deref()),
     }
 }

@@ -17,6 +17,7 @@ use crate::monitor_process::{MONITOR_VARIABLE, monitor_program};
 use crate::signals::Signals;
 use crate::state_dir::{Places, StateDir};
 use crate::terminal::RawMode;
+use crate::text;
 use crate::vm::error::{RunError, system};
 use crate::vm::record::Record;
 use crate::vm::secrets::Secret;
@@ -135,7 +136,8 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
         interactive,
     };
     let vm = Vm::start(&program, state, machine, &launch.secrets, keeping)?;
-    recorded.close()?;
+    // The guest need not wait for it, and nothing that it is given depends on it.
+    let closing = recorded.map(|recorded| std::thread::spawn(move || recorded.close()));
     // The VM boots meanwhile. What is left behind by others is no reason to stop it.
     StateDir::sweep(&root).ok();
 
@@ -156,6 +158,9 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
     };
     let result = vm.keep(record, life, &launch.secrets, &signals, &started);
     drop(raw.take());
+    if let Some(Ok(Err(error))) = closing.map(std::thread::JoinHandle::join) {
+        eprintln!("cachot: warning: {}", text::with_causes(&error));
+    }
     result
 }
 

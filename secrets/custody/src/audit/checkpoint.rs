@@ -8,7 +8,7 @@ use super::line::{Body, Checkpoint, LogId};
 pub(super) const MESSAGE_LEN: usize = 16 + 8 + 32;
 
 /// Signs checkpoints. It keeps signatures of checkpoints apart from those that the same key makes for other purposes.
-pub trait Signer {
+pub trait Signer: Send + Sync {
     /// The Ed25519 public key.
     fn key(&self) -> [u8; 32];
 

@@ -34,7 +34,7 @@ const NO_VALUE: &str = "no value";
 /// Heads of logs that have grown, to be written once values have been handed over.
 #[must_use]
 pub struct Recorded {
-    signer: Option<HostSigner>,
+    signer: HostSigner,
     heads: Vec<(PathBuf, Option<String>, Head)>,
 }
 
@@ -44,16 +44,14 @@ impl Recorded {
     /// # Errors
     /// [`RecordError`].
     pub fn close(self) -> Result<(), RecordError> {
-        if let Some(signer) = &self.signer {
-            for (folder, vm, head) in &self.heads {
-                Log::new(folder, vm.as_deref(), signer).close(head)?;
-            }
+        for (folder, vm, head) in &self.heads {
+            Log::new(folder, vm.as_deref(), &self.signer).close(head)?;
         }
         Ok(())
     }
 }
 
-/// Records that a VM is given its secrets; nothing where it has none.
+/// Records that a VM is given its secrets; nothing, and no log is needed, where it has none.
 ///
 /// # Errors
 /// [`RecordError`]: it must not be given them then.
@@ -63,13 +61,9 @@ pub fn start(
     vm: &VmRecord,
     is_copy: bool,
     parent: Option<String>,
-) -> Result<Recorded, RecordError> {
-    let mut recorded = Recorded {
-        signer: None,
-        heads: Vec::new(),
-    };
+) -> Result<Option<Recorded>, RecordError> {
     if vm.secrets.is_empty() {
-        return Ok(recorded);
+        return Ok(None);
     }
     let parent = parent.map(|name| format!("vm:{name}"));
     let images = vm.lineage.iter().map(|id| format!("image:{id}"));
@@ -91,17 +85,17 @@ pub fn start(
     let mut entries: Vec<_> = vm.secrets.iter().map(record).map(Entry::Record).collect();
 
     let signer = HostSigner::load_or_create(root)?;
+    let mut heads = Vec::new();
     if vm.workload.secrets_audit {
         let folder = state.path().join(FOLDER);
         let head = Log::new(&folder, Some(&vm.name), &signer).append(&entries)?;
         entries.push(Entry::Anchor(head.anchor(&vm.name)));
-        recorded.heads.push((folder, Some(vm.name.clone()), head));
+        heads.push((folder, Some(vm.name.clone()), head));
     }
     let folder = root.join(FOLDER);
     let head = Log::new(&folder, None, &signer).append(&entries)?;
-    recorded.heads.push((folder, None, head));
-    recorded.signer = Some(signer);
-    Ok(recorded)
+    heads.push((folder, None, head));
+    Ok(Some(Recorded { signer, heads }))
 }
 
 /// Records that a VM does not start for want of values. As nothing was given out, a warning is all if that fails.

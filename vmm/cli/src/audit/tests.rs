@@ -74,6 +74,7 @@ fn test_start_is_in_the_log_of_the_host_and_in_that_of_the_vm_if_it_has_one() {
         parent,
     )
     .expect("recorded")
+    .expect("it has secrets")
     .close()
     .expect("closed");
 
@@ -93,6 +94,7 @@ fn test_start_is_in_the_log_of_the_host_and_in_that_of_the_vm_if_it_has_one() {
 
     start(root.path(), &state, &vm("job", &["C"], false), false, None)
         .expect("recorded")
+        .expect("it has secrets")
         .close()
         .expect("closed");
     assert_eq!(records(&host).len(), 3);
@@ -105,7 +107,7 @@ fn test_start_without_secrets_needs_no_log() {
     let state = StateDir::create(root.path(), None).expect("created");
     std::fs::write(root.path().join(FOLDER), "x").expect("written");
     let none = start(root.path(), &state, &vm("web", &[], true), false, None);
-    none.expect("nothing to record").close().expect("closed");
+    assert!(none.expect("nothing to record").is_none());
     // Control: with one it does.
     assert!(start(root.path(), &state, &vm("web", &["A"], false), false, None).is_err());
 }
