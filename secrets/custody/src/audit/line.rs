@@ -126,6 +126,21 @@ pub(super) struct Checkpoint {
     pub signature: [u8; 64],
 }
 
+impl Recovered {
+    /// Of what was torn, with its mark; nothing was if it is empty.
+    pub fn of(torn: &[u8]) -> Self {
+        Self {
+            bytes: torn.len() as u64,
+            hash: (!torn.is_empty()).then(|| Hash::of(torn)),
+        }
+    }
+
+    /// Whether this is what was torn, so that it is no fault that it is no line.
+    pub fn speaks_of(&self, piece: &[u8]) -> bool {
+        !piece.is_empty() && *self == Self::of(piece)
+    }
+}
+
 impl Line {
     /// The line without its line feed.
     pub fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::chain::{Chain, Hash};
+use super::chain::Chain;
 use super::checkpoint::{self, Signer};
 use super::error::AuditError;
 use super::layout::{self, CURRENT, HEAD, LOCK, MAX_FILE, ROTATE_AT};
@@ -278,11 +278,7 @@ impl<'a> Log<'a> {
             batch.extend([TORN_MARK, b'\n']);
         }
         if !current.tail.is_whole() {
-            let recovered = Recovered {
-                bytes: torn.len() as u64,
-                hash: (!torn.is_empty()).then(|| Hash::of(&torn)),
-            };
-            chain.push(Body::Recovered(recovered), &mut batch)?;
+            chain.push(Body::Recovered(Recovered::of(&torn)), &mut batch)?;
         }
         for entry in entries {
             let body = match entry {

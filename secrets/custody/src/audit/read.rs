@@ -44,6 +44,14 @@ pub struct Reader {
     line: u64,
     path: PathBuf,
     file: BufReader<File>,
+    /// What was read already, behind what is no line.
+    ahead: Option<Next>,
+}
+
+/// A line, or what is none; with its bytes, if they are few enough for a line.
+enum Next {
+    Line(Line, Vec<u8>),
+    Unreadable(Read, Vec<u8>),
 }
 
 impl Reader {
@@ -61,45 +69,71 @@ impl Reader {
                 line: 0,
                 path,
                 file,
+                ahead: None,
             }),
             None => Err(AuditError::NoLog(folder.to_owned())),
         }
     }
 
-    /// What comes next; `None` if there is nothing more for now.
+    /// What comes next; `None` if there is nothing more for now. What an interrupted writer has left of a line is passed
+    /// over.
     ///
     /// # Errors
     /// [`AuditError::File`].
     pub fn read(&mut self) -> Result<Option<Read>, AuditError> {
+        loop {
+            let next = match self.ahead.take() {
+                None => self.next()?,
+                ahead => ahead,
+            };
+            match next {
+                None => return Ok(None),
+                Some(Next::Line(line, bytes)) => {
+                    if let Some(read) = record(line, bytes) {
+                        return Ok(Some(read));
+                    }
+                }
+                Some(Next::Unreadable(read, bytes)) => {
+                    self.ahead = self.next()?;
+                    let is_torn = match &self.ahead {
+                        Some(Next::Line(line, _)) => match &line.body {
+                            Body::Recovered(recovered) => recovered.speaks_of(&bytes),
+                            _ => false,
+                        },
+                        _ => false,
+                    };
+                    if !is_torn {
+                        return Ok(Some(read));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next line, from whatever file.
+    fn next(&mut self) -> Result<Option<Next>, AuditError> {
         loop {
             // Asked before the last bytes are read: nobody adds to a file that is full.
             let is_full = layout::full(&self.folder, self.number).exists();
             match self.piece()? {
                 Some(Piece::Line(bytes)) => {
                     self.line += 1;
-                    match Line::parse(&bytes) {
-                        Some(line) => match record(line, bytes) {
-                            Some(read) => return Ok(Some(read)),
-                            None => continue,
-                        },
-                        None => return Ok(Some(self.unreadable())),
-                    }
+                    return Ok(Some(match Line::parse(&bytes) {
+                        Some(line) => Next::Line(line, bytes),
+                        None => Next::Unreadable(self.unreadable(), bytes),
+                    }));
                 }
-                Some(Piece::TooLong) => {
-                    self.line += 1;
-                    return Ok(Some(self.unreadable()));
-                }
-                Some(Piece::Unended(_)) if is_full => {
-                    self.line += 1;
-                    return Ok(Some(self.unreadable()));
-                }
-                Some(Piece::Unended(bytes)) => {
+                Some(Piece::Unended(bytes)) if !is_full => {
                     // The rest of it comes later.
                     let back = i64::try_from(bytes.len()).unwrap_or(0);
                     self.file
                         .seek(SeekFrom::Current(-back))
                         .map_err(FileError::system("read", &self.path))?;
                     return Ok(None);
+                }
+                Some(Piece::Unended(_) | Piece::TooLong) => {
+                    self.line += 1;
+                    return Ok(Some(Next::Unreadable(self.unreadable(), Vec::new())));
                 }
                 None if is_full => match open(&self.folder, self.number + 1)? {
                     Some((path, file)) => {

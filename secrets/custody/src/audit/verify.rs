@@ -245,7 +245,7 @@ struct Check<'a> {
     /// Lines since the last checkpoint.
     unsigned: u64,
     /// A piece that is not a line, and may be a torn one.
-    torn: Option<(Finding, u64, Hash)>,
+    torn: Option<(Finding, Vec<u8>)>,
     path: PathBuf,
     at: u64,
     report: Report,
@@ -352,7 +352,7 @@ impl<'a> Check<'a> {
                 None => {
                     self.settle_torn(None);
                     let finding = self.finding(Flaw::NotALine);
-                    self.torn = Some((finding, bytes.len() as u64, Hash::of(&bytes)));
+                    self.torn = Some((finding, bytes));
                 }
             },
         }
@@ -433,11 +433,9 @@ impl<'a> Check<'a> {
 
     /// A piece that is no line is a torn one if the line behind it says so.
     fn settle_torn(&mut self, next: Option<&Recovered>) {
-        let torn = self.torn.take();
-        match (torn, next) {
-            (Some((_, bytes, hash)), Some(recovered))
-                if recovered.bytes == bytes && recovered.hash == Some(hash) => {}
-            (Some((finding, ..)), _) => self.add_wrong(finding),
+        match (self.torn.take(), next) {
+            (Some((_, bytes)), Some(recovered)) if recovered.speaks_of(&bytes) => {}
+            (Some((finding, _)), _) => self.add_wrong(finding),
             (None, Some(recovered)) if recovered.bytes > 0 => self.wrong(Flaw::TornMissing),
             (None, _) => {}
         }

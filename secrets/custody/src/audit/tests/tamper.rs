@@ -305,6 +305,17 @@ fn test_lines_that_nobody_signed_are_never_signed_later_without_a_word() {
 
     let notes = place.verify().notes;
     assert_eq!(notes[0].flaw, Flaw::Interrupted { lines: 1, bytes: 0 });
+    // An empty line in front of the mark is no torn one.
+    let text = fs::read_to_string(place.current()).expect("text");
+    let mark = text
+        .lines()
+        .find(|line| line.contains("recovered"))
+        .expect("a mark");
+    put(
+        &place.current(),
+        text.replace(mark, &format!("\n{mark}")).as_bytes(),
+    );
+    assert_eq!(flaws(&place.verify()), [Flaw::NotALine]);
 }
 
 #[test]
