@@ -68,7 +68,7 @@ cp -a "$CACHOT_STATE/vms/old/audit" "$work/old"
 exits "a copy of a log" 0 audit verify "$work/old"
 rm -r "$CACHOT_STATE/vms/old/audit"
 exits "a log that is gone" 1 audit verify
-matches "a log that is gone: says so" 'log of the VM old is missing' "$out"
+matches "a log that is gone: says so" '^wrong: .*vms/old/audit: the log is missing' "$out"
 cp -a "$CACHOT_STATE/vms/web/audit" "$CACHOT_STATE/vms/old/audit"
 exits "stop" 0 cachot stop old
 cachot rm old web again one two plain >/dev/null

@@ -115,6 +115,14 @@ fn test_uses_are_recorded_shown_and_verified_without_a_value() {
             .expect("a line")
             .contains("NOT as it was written")
     );
+    let json = place
+        .lines(&["secret", "audit", "verify", "--json"], 1)
+        .join("\n");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(
+        (&json[0]["ok"], &json[0]["wrong"][0]["line"]),
+        (&false.into(), &9.into())
+    );
     let copy = place.lines(&["secret", "audit", "verify", "./state/audit"], 1);
     assert_eq!(copy.len(), wrong.len());
 }

@@ -67,6 +67,10 @@ pub struct AuditVerifyArgs {
     /// Name of a VM, or the folder of a log, with a slash in it; the host's log and those of all VMs otherwise
     #[arg(value_name = "VM|PATH")]
     pub target: Option<String>,
+
+    /// Print a JSON array with one object a log
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `cachot secret check`.
