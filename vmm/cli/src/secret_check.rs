@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 
+use cachot_custody::audit::Access;
 use cachot_secrets::{Check, Declarations, Schemes};
 
 use crate::args::CheckArgs;
-use crate::audit::{self, Checked, RecordError};
+use crate::audit::{self, RecordError, Use};
 
 /// Why references are not checked.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +27,7 @@ pub enum CheckError {
 pub fn check(args: &CheckArgs, output: &mut impl Write) -> Result<bool, CheckError> {
     let schemes = Schemes::default();
     let checks: Vec<Check> = Declarations::parse(&args.references).check(&schemes);
-    let checked = checks.iter().map(|check| Checked {
+    let uses = checks.iter().map(|check| Use {
         // What stands there instead of a name is none.
         name: check.name.parse().ok(),
         scheme: check.scheme.as_deref(),
@@ -36,7 +37,7 @@ pub fn check(args: &CheckArgs, output: &mut impl Write) -> Result<bool, CheckErr
             false => Err(check.kind),
         },
     });
-    audit::checked(checked, None)?;
+    audit::used(Access::Check, uses, None)?;
     if args.json {
         serde_json::to_writer_pretty(&mut *output, &checks).map_err(io::Error::from)?;
         writeln!(output)?;

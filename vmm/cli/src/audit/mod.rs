@@ -116,8 +116,8 @@ pub fn check_failed(failures: &Failures) {
     warn(write(of_failures(failures, Access::Check).collect()));
 }
 
-/// One reference that was resolved to be looked at.
-pub struct Checked<'a> {
+/// One use of a secret by a command, for no VM.
+pub struct Use<'a> {
     /// Name of the secret.
     pub name: Option<Name>,
     /// Name of the scheme, where there is such a scheme.
@@ -128,21 +128,22 @@ pub struct Checked<'a> {
     pub result: Result<(), Option<&'static str>>,
 }
 
-/// Records that values were resolved to be looked at, for an image of this id if it is one's.
+/// Records that a command uses secrets, those of an image if it has the id of one.
 ///
 /// # Errors
 /// [`RecordError`]: nothing must be said of the values then.
-pub fn checked<'a>(
-    checked: impl Iterator<Item = Checked<'a>>,
+pub fn used<'a>(
+    access: Access,
+    uses: impl Iterator<Item = Use<'a>>,
     image: Option<String>,
 ) -> Result<(), RecordError> {
-    let records = checked.map(|one| Record {
+    let records = uses.map(|one| Record {
         version: one.version,
         source: one.scheme.map(str::to_owned),
         lineage: image.iter().map(|id| format!("image:{id}")).collect(),
         ..record(
             one.name,
-            Access::Check,
+            access,
             one.result.map_err(|why| why.unwrap_or(NO_VALUE)),
         )
     });

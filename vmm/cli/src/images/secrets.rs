@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use cachot_custody::audit::Access;
 use cachot_secrets::{Name, Reference, Resolved, Schemes, SecretValue, scrub_environment};
 use cachot_snapshot::image::{DIGEST_LEN, HostKey, Image, Manifest, PartName, Secret, commitments};
 use cachot_snapshot::needles::{EDGE_WINDOW, Value};
@@ -159,10 +160,10 @@ pub(super) fn resolve(
     let candidates: Vec<Candidate> = manifest.secrets.iter().map(find).collect();
     scrub_environment(variables)?;
     // Those that were given are recorded already.
-    let resolved = candidates
+    let uses = candidates
         .iter()
         .filter(|candidate| !elsewhere.contains(&candidate.name))
-        .map(|candidate| audit::Checked {
+        .map(|candidate| audit::Use {
             name: Some(candidate.name.clone()),
             scheme: candidate
                 .reference
@@ -174,7 +175,7 @@ pub(super) fn resolve(
                 Err(_) => Err(None),
             },
         });
-    audit::checked(resolved, Some(manifest.id.to_string()))?;
+    audit::used(Access::Check, uses, Some(manifest.id.to_string()))?;
     Ok(candidates)
 }
 

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use cachot_custody::audit::Access;
 use cachot_secrets::{Declarations, Name, Resolved, Schemes, scrub_environment};
 use cachot_snapshot::needles::{Needles, Value};
 
 use super::ImagesError;
-use crate::audit::{self, Checked};
+use crate::audit::{self, Use};
 
 /// Resolves all of these references, or says what is wrong with each that has no value.
 pub(super) fn resolve(
@@ -20,13 +21,13 @@ pub(super) fn resolve(
     let resolved = declarations
         .resolve(&Schemes::default())
         .inspect_err(audit::check_failed)?;
-    let checked = resolved.iter().map(|secret| Checked {
+    let uses = resolved.iter().map(|secret| Use {
         name: Some(secret.name.clone()),
         scheme: Some(secret.source),
         version: None,
         result: Ok(()),
     });
-    audit::checked(checked, None)?;
+    audit::used(Access::Check, uses, None)?;
     scrub_environment(declarations.environment_variables())?;
     Ok(resolved)
 }
