@@ -19,6 +19,7 @@ mod lines;
 mod log;
 mod read;
 mod record;
+mod report;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -30,4 +31,5 @@ pub use line::{Anchor, LogId};
 pub use log::{Entry, Head, Log};
 pub use read::{Read, Reader};
 pub use record::{Access, Decision, Record};
-pub use verify::{Finding, Flaw, Report, verify};
+pub use report::{Finding, Flaw, Report};
+pub use verify::verify;
