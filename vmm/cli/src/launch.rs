@@ -159,7 +159,8 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
     let result = vm.keep(record, life, &launch.secrets, &signals, &started);
     drop(raw.take());
     if let Some(Ok(Err(error))) = closing.map(std::thread::JoinHandle::join) {
-        eprintln!("cachot: warning: {}", text::with_causes(&error));
+        let why = text::with_causes(&error);
+        eprintln!("cachot: warning: the head of the audit log is not published: {why}");
     }
     result
 }

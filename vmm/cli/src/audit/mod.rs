@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cachot_custody::UserId;
-use cachot_custody::audit::{Access, Decision, Entry, Head, Log, Record};
+use cachot_custody::audit::{Access, AuditError, Decision, Entry, Head, Log, Record};
 use cachot_secrets::{Failures, Name, Subject};
 
 pub use error::{AuditCommandError, RecordError};
@@ -31,23 +31,21 @@ pub const FOLDER: &str = "audit";
 /// Reason of a record of a reference that has no value, where no more is known.
 const NO_VALUE: &str = "no value";
 
-/// Heads of logs that have grown, to be written once values have been handed over.
+/// The head of the host's log, to be published once values have been handed over.
 #[must_use]
 pub struct Recorded {
     signer: HostSigner,
-    heads: Vec<(PathBuf, Option<String>, Head)>,
+    folder: PathBuf,
+    head: Head,
 }
 
 impl Recorded {
-    /// Writes them.
+    /// Publishes it.
     ///
     /// # Errors
-    /// [`RecordError`].
-    pub fn close(self) -> Result<(), RecordError> {
-        for (folder, vm, head) in &self.heads {
-            Log::new(folder, vm.as_deref(), &self.signer).close(head)?;
-        }
-        Ok(())
+    /// [`AuditError`].
+    pub fn close(self) -> Result<(), AuditError> {
+        Log::new(&self.folder, None, &self.signer).close(&self.head)
     }
 }
 
@@ -85,17 +83,21 @@ pub fn start(
     let mut entries: Vec<_> = vm.secrets.iter().map(record).map(Entry::Record).collect();
 
     let signer = HostSigner::load_or_create(root)?;
-    let mut heads = Vec::new();
     if vm.workload.secrets_audit {
         let folder = state.path().join(FOLDER);
-        let head = Log::new(&folder, Some(&vm.name), &signer).append(&entries)?;
+        let log = Log::new(&folder, Some(&vm.name), &signer);
+        let head = log.append(&entries)?;
+        // Now: later the folder may be gone already, with the VM.
+        log.close(&head)?;
         entries.push(Entry::Anchor(head.anchor(&vm.name)));
-        heads.push((folder, Some(vm.name.clone()), head));
     }
     let folder = root.join(FOLDER);
     let head = Log::new(&folder, None, &signer).append(&entries)?;
-    heads.push((folder, None, head));
-    Ok(Some(Recorded { signer, heads }))
+    Ok(Some(Recorded {
+        signer,
+        folder,
+        head,
+    }))
 }
 
 /// Records that a VM does not start for want of values. As nothing was given out, a warning is all if that fails.
