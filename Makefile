@@ -39,7 +39,7 @@ test: build guest lint # everything; needs no hardware virtualisation
 bench: build guest # times, exits and memory, measured now; PEER_FIRECRACKER=/path adds ratios
 	$(step) 'the search for residue'
 	cargo run --locked --release -p cachot-bench -- scan
-	$(step) 'the store of secrets'
+	$(step) 'the store of secrets, and audit logs'
 	cargo run --locked --release -p cachot-bench -- secrets
 	$(step) 'bare metal, on this machine'
 	cargo run --locked --release -p cachot-bench -- native --programs $(cargo_target)/release --guest target/guest \

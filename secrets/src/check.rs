@@ -28,6 +28,12 @@ pub struct Check {
     /// What is wrong, if it is not ok.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The same in a few fixed words: see [`SecretError::kind`](crate::SecretError::kind).
+    #[serde(skip)]
+    pub kind: Option<&'static str>,
+    /// As `source`, but only if there is such a scheme.
+    #[serde(skip)]
+    pub scheme: Option<String>,
 }
 
 impl fmt::Display for Check {
@@ -60,19 +66,23 @@ impl From<Outcome> for Check {
                 Self {
                     name,
                     ok: true,
+                    scheme: source.clone(),
                     source,
                     bytes: Some(secret.value.len()),
                     warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
                     error: None,
+                    kind: None,
                 }
             }
             Err(error) => Self {
                 name,
                 ok: false,
+                scheme: error.scheme(source.as_ref()),
                 source,
                 bytes: None,
                 warning: None,
                 error: Some(error.to_string()),
+                kind: Some(error.kind()),
             },
         }
     }

@@ -160,6 +160,7 @@ impl Declarations {
                 Ok(secret) => resolved.push(secret),
                 Err(error) => failures.push(Failure {
                     subject: outcome.subject,
+                    scheme: error.scheme(outcome.source.as_ref()),
                     error,
                 }),
             }

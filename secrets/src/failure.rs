@@ -35,6 +35,8 @@ impl fmt::Display for Subject {
 pub struct Failure {
     /// What it is about.
     pub subject: Subject,
+    /// Name of the scheme, where the reference names one that there is; another may be part of a value.
+    pub scheme: Option<String>,
     /// What is wrong with it.
     #[source]
     pub error: SecretError,
@@ -74,6 +76,31 @@ pub enum SecretError {
     /// More than [`MAX_SECRETS`] are declared; what follows the first one too many was not looked at.
     #[error("a VM has at most {MAX_SECRETS} secrets, and more are declared: declare fewer")]
     TooMany,
+}
+
+impl SecretError {
+    /// Name of the scheme that has failed.
+    pub(crate) fn scheme(&self, named: Option<&String>) -> Option<String> {
+        match self {
+            Self::Resolve(ResolveError::UnknownScheme { .. }) => None,
+            _ => named.cloned(),
+        }
+    }
+
+    /// What is wrong in a few fixed words, for records that stay: nothing in them was typed by a user, as a value
+    /// may have been that was taken for a variable's name.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Declaration(_) => "malformed declaration",
+            Self::Duplicate => "declared more than once",
+            Self::Key { .. } => "malformed key in the file",
+            Self::Resolve(error) => error.kind(),
+            Self::ZeroByte => "zero byte in an exported value",
+            Self::TotalTooLong => "values too long together",
+            Self::TooMany => "too many secrets",
+        }
+    }
 }
 
 /// An error and what caused it, on one line.

@@ -69,6 +69,11 @@ fn copies_are_not_alike() {
 }
 
 #[test]
+fn uses_of_secrets_are_recorded() {
+    run_script("audit", "4G", &[]);
+}
+
+#[test]
 fn output_is_masked() {
     run_script("masked", "4G", &[]);
 }

@@ -84,10 +84,37 @@ pub(crate) enum Access {
 /// # Errors
 /// See [`FileError`]; [`FileError::TooLong`] if it has more than `limit` bytes.
 pub(crate) fn open(path: &Path, access: Access, limit: u64) -> Result<File, FileError> {
+    open_with(path, OFlags::RDONLY, access, limit)
+}
+
+/// Opens a private file for reading, and for writing behind its end.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_for_appending(path: &Path, limit: u64) -> Result<File, FileError> {
+    open_with(path, OFlags::RDWR | OFlags::APPEND, Access::Private, limit)
+}
+
+/// Takes the lock that this private file is, made if need be; it is given back when the file is dropped.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn lock(path: &Path, operation: FlockOperation) -> Result<File, FileError> {
+    let file = open_with(
+        path,
+        OFlags::RDWR | OFlags::CREATE,
+        Access::Private,
+        u64::MAX,
+    )?;
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation))
+        .map_err(FileError::system("lock", path))?;
+    Ok(file)
+}
+
+fn open_with(path: &Path, flags: OFlags, access: Access, limit: u64) -> Result<File, FileError> {
     // Nothing but a regular file may make the opening wait or have an effect.
-    let flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR) {
         Err(Errno::NOENT) => return Err(FileError::Absent(path.to_owned())),
         Err(Errno::LOOP) => {
             return Err(FileError::refused(
@@ -95,8 +122,8 @@ pub(crate) fn open(path: &Path, access: Access, limit: u64) -> Result<File, File
                 "a symbolic link: give the path of the file itself",
             ));
         }
-        // A socket, or a device without a driver.
-        Err(Errno::NXIO | Errno::NODEV) => {
+        // A socket, a device without a driver, or a folder that was to be written to.
+        Err(Errno::NXIO | Errno::NODEV | Errno::ISDIR) => {
             return Err(FileError::refused(path, "not a regular file"));
         }
         other => other.map_err(FileError::system("open", path))?,

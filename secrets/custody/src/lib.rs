@@ -4,6 +4,7 @@
 //! crate is the host's side alone: the keeper and the commands link it, the monitor never does, for it
 //! brings a database, TLS and a network.
 
+pub mod audit;
 mod crypto;
 mod files;
 pub mod keys;

@@ -176,6 +176,31 @@ pub enum ResolveError {
 }
 
 impl ResolveError {
+    /// What is wrong in a few fixed words; see [`SecretError::kind`](crate::SecretError::kind).
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::UnknownScheme { .. } => "unknown scheme",
+            Self::NoVariable(_) => "no such variable",
+            Self::NoFile(_) => "no such file",
+            Self::Permission(_) => "no permission",
+            Self::Directory(_) | Self::NotAFile(_) => "not a file",
+            Self::Unreadable { .. } => "cannot be read",
+            Self::NoKeyNamed => "no key named",
+            Self::NoKey { .. } => "no such key",
+            Self::NotKeyValue { .. }
+            | Self::EmptyKey { .. }
+            | Self::LineTooLong { .. }
+            | Self::DotenvTooLong { .. } => "malformed file",
+            Self::Empty { .. } => "empty",
+            Self::TooLong { .. } => "too long",
+            Self::Lock(_) => "no locked memory",
+            Self::TimedOut { .. } => "no answer in time",
+            Self::Thread(_) => "no thread to ask",
+            Self::Panicked(_) | Self::Scheme(_) => "the scheme has failed",
+        }
+    }
+
     /// An error of the file itself.
     fn of_file(path: &Path, error: io::Error) -> Self {
         let path = path.to_owned();

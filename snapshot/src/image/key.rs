@@ -36,7 +36,7 @@ pub(super) const SIGNATURE_FILE_LEN: usize = SIGNATURE_MAGIC.len() + 32 + 64;
 
 /// Put in front of the manifest before it is signed, so that a signature that the host key makes for
 /// another purpose is never one of a manifest.
-const SIGNATURE_CONTEXT: &[u8] = b"cachot image manifest v1\n";
+const SIGNATURE_CONTEXT: &str = "cachot image manifest v1";
 
 /// Context of the key that commitments to needles are made with (BLAKE3's `derive_key`).
 const COMMITMENT_CONTEXT: &str = "cachot image needle commitments v1";
@@ -45,6 +45,14 @@ const COMMITMENT_CONTEXT: &str = "cachot image needle commitments v1";
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PublicKey(#[serde(with = "hex::serde")] [u8; 32]);
+
+impl PublicKey {
+    /// The key as RFC 8032 writes it.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,6 +182,13 @@ impl HostKey {
         Zeroizing::new(*hasher.finalize().as_bytes())
     }
 
+    /// Signs something else than a manifest. `context` says what for, on one line; signatures of one context are
+    /// never of another, nor of a manifest.
+    #[must_use]
+    pub fn sign_for(&self, context: &'static str, message: &[u8]) -> [u8; 64] {
+        self.0.sign(&message_of(context, message)).to_bytes()
+    }
+
     /// The signature file of a manifest.
     pub(super) fn sign(&self, manifest: &[u8]) -> Vec<u8> {
         let signature = self.0.sign(&signed_message(manifest));
@@ -255,6 +270,27 @@ impl TrustedKeys {
         Ok(Self(vec![key]))
     }
 
+    /// Whether this key is one of them.
+    #[must_use]
+    pub fn has(&self, key: &[u8; 32]) -> bool {
+        self.0.iter().any(|trusted| trusted.as_bytes() == key)
+    }
+
+    /// Whether this key is one of them and has made this signature with [`HostKey::sign_for`].
+    #[must_use]
+    pub fn has_signed(
+        &self,
+        key: &[u8; 32],
+        context: &'static str,
+        message: &[u8],
+        signature: &[u8; 64],
+    ) -> bool {
+        let trusted = self.0.iter().find(|trusted| trusted.as_bytes() == key);
+        let signature = Signature::from_bytes(signature);
+        let message = message_of(context, message);
+        trusted.is_some_and(|key| key.verify_strict(&message, &signature).is_ok())
+    }
+
     /// Checks a manifest, of which nothing was read before, against its signature file.
     ///
     /// # Errors
@@ -295,7 +331,13 @@ fn split_signature_file(bytes: &[u8]) -> Option<(&[u8; 32], &[u8; 64])> {
 }
 
 fn signed_message(manifest: &[u8]) -> Vec<u8> {
-    [SIGNATURE_CONTEXT, manifest].concat()
+    message_of(SIGNATURE_CONTEXT, manifest)
+}
+
+/// What is signed: the context, a line feed, the message.
+fn message_of(context: &str, message: &[u8]) -> Vec<u8> {
+    debug_assert!(!context.contains('\n'), "a context is one line");
+    [context.as_bytes(), b"\n", message].concat()
 }
 
 /// A key that only its owner can sign with: not one of the points of small order.
@@ -316,6 +358,21 @@ mod tests {
         let state = folder.path().join("state");
         let key = HostKey::load_or_create(&state).expect("made");
         (folder, state, key)
+    }
+
+    #[test]
+    fn test_signature_is_of_its_context_message_and_key_only() {
+        let (_folder, state, key) = state();
+        let trusted = TrustedKeys::load(&state).expect("loaded");
+        let public = key.public().0;
+        let signature = key.sign_for("one", b"message");
+        let has_signed =
+            |context, message: &[u8]| trusted.has_signed(&public, context, message, &signature);
+        assert!(trusted.has(&public) && has_signed("one", b"message"));
+        assert!(!has_signed("other", b"message"));
+        assert!(!has_signed("one", b"massage"));
+        let other = TrustedKeys(Vec::new());
+        assert!(!other.has(&public) && !other.has_signed(&public, "one", b"message", &signature));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Times, exits and memory of cachot, beside Firecracker's where it is given. Every figure is measured
 //! in the run that prints it; peers take turns, and ratios are taken of turns.
 
+mod audit;
 mod firecracker;
 mod linux;
 mod memory;
@@ -74,9 +75,9 @@ enum Command {
         #[arg(long, default_value_t = 1000)]
         children: usize,
     },
-    /// The store of secrets: resolves a second, and the rotation of its key
+    /// The host's side of secrets: resolves a second, the rotation of a store's key, appends to audit logs
     Secrets {
-        /// Where the stores are made: a folder of the file system to measure
+        /// Where stores and logs are made: a folder of the file system to measure
         #[arg(long, default_value = ".")]
         folder: PathBuf,
         /// Secrets of the larger store
@@ -123,7 +124,10 @@ fn main() -> anyhow::Result<()> {
             folder,
             secrets,
             runs,
-        } => secrets::bench(&folder, secrets, runs),
+        } => {
+            secrets::bench(&folder, secrets, runs)?;
+            audit::bench(&folder, runs)
+        }
         Command::Inside { peer } => linux::inside(peer.as_deref()),
     }
 }

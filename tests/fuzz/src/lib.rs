@@ -1,9 +1,10 @@
-//! Fuzz targets for all that is hostile: what comes from an image, a guest, a socket, or a file of secrets.
+//! Fuzz targets for all that is hostile: what comes from an image, a guest, a socket, a file of secrets or an audit log.
 //!
 //! A [`Target`] is a function of bytes that panics where a promise is broken. libFuzzer searches for such bytes
 //! (`tests/fuzz/run`), and a test runs every target over its corpus (`tests/fuzz/corpus/TARGET`): over
 //! what `src/bin/seeds.rs` has made of real images, and all that was ever found.
 
+pub mod audit;
 pub mod devices;
 pub mod dotenv;
 pub mod driver;
@@ -26,7 +27,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "manifest",
         run: manifest::run,
@@ -58,6 +59,10 @@ pub const TARGETS: [Target; 9] = [
     Target {
         name: "dotenv",
         run: dotenv::run,
+    },
+    Target {
+        name: "audit",
+        run: audit::run,
     },
     Target {
         name: "reference",

@@ -10,12 +10,14 @@ use cachot_control::Renewal;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::args::KeepingArgs;
+use crate::audit;
 use crate::detach::{self, Side, Starting};
 use crate::keeper::life::Life;
 use crate::monitor_process::{MONITOR_VARIABLE, monitor_program};
 use crate::signals::Signals;
 use crate::state_dir::{Places, StateDir};
 use crate::terminal::RawMode;
+use crate::text;
 use crate::vm::error::{RunError, system};
 use crate::vm::record::Record;
 use crate::vm::secrets::Secret;
@@ -33,6 +35,8 @@ pub struct Launch<'a> {
     pub disk: Option<DiskMaker<'a>>,
     /// Whether it is a copy of another VM.
     pub is_copy: bool,
+    /// Name of the VM that it is a copy of, if that is no image.
+    pub parent: Option<String>,
     /// Time limit of its workload.
     pub timeout: Option<Duration>,
 }
@@ -95,6 +99,8 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
     record.created = now();
     record.keeper = rustix::process::getpid().as_raw_pid();
     record.detached = args.detach;
+    let user = args.requester().user;
+    let recorded = audit::start(&root, &state, &record, launch.is_copy, launch.parent, &user)?;
     let start = record.workload.start.clone();
     let life = if launch.is_copy {
         let complete = !record.workload.withheld;
@@ -131,6 +137,8 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
         interactive,
     };
     let vm = Vm::start(&program, state, machine, &launch.secrets, keeping)?;
+    // The guest need not wait for it, and nothing that it is given depends on it.
+    let closing = recorded.map(|recorded| std::thread::spawn(move || recorded.close()));
     // The VM boots meanwhile. What is left behind by others is no reason to stop it.
     StateDir::sweep(&root).ok();
 
@@ -151,6 +159,10 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
     };
     let result = vm.keep(record, life, &launch.secrets, &signals, &started);
     drop(raw.take());
+    if let Some(Ok(Err(error))) = closing.map(std::thread::JoinHandle::join) {
+        let why = text::with_causes(&error);
+        eprintln!("cachot: warning: the head of the audit log is not published: {why}");
+    }
     result
 }
 

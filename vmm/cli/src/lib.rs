@@ -6,6 +6,7 @@
 
 pub mod api_client;
 pub mod args;
+pub mod audit;
 pub mod custody;
 pub mod detach;
 pub mod doctor;

@@ -98,7 +98,6 @@ fn execute(cli: &Cli) -> anyhow::Result<u8> {
             other => other?,
         },
         Command::Snapshot(command) => match images::run(command, output) {
-            // Told from a failure of the command itself when its reader is gone.
             Err(ImagesError::Output(error)) => return Err(error.into()),
             other => other?,
         },

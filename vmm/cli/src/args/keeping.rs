@@ -26,6 +26,11 @@ pub struct KeepingArgs {
     #[arg(long)]
     pub no_mask: bool,
 
+    /// Keep an audit log of the VM's own beside the host's: who was given which secret, when (`cachot secret audit NAME`);
+    /// its copies keep one too
+    #[arg(long)]
+    pub secrets_audit: bool,
+
     /// Show the guest's serial console on standard error
     #[arg(long, conflicts_with = "detach")]
     pub console: bool,

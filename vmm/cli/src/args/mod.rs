@@ -19,8 +19,8 @@ pub use owner::OwnerArgs;
 pub use restore::{ForkArgs, ImageArgs, RestoreArgs};
 pub use run::{Rootfs, RunArgs};
 pub use secret::{
-    CheckArgs, ExportArgs, HistoryArgs, RollbackArgs, RotateArgs, SecretCommand, SecretListArgs,
-    SecretName, SecretNameArgs, SetArgs, ValueArgs,
+    AuditArgs, AuditCommand, AuditVerifyArgs, CheckArgs, ExportArgs, HistoryArgs, RollbackArgs,
+    RotateArgs, SecretCommand, SecretListArgs, SecretName, SecretNameArgs, SetArgs, ValueArgs,
 };
 pub use snapshot::{
     CreateArgs, DeleteArgs, InspectArgs, ListArgs, OnResidue, ScanArgs, SnapshotCommand, VerifyArgs,
@@ -37,8 +37,8 @@ Exit codes of `cachot run`:
 The other commands end with 0, with 1 if they found something wrong, and with 125 if they were used wrongly.
 
 Environment:
-  CACHOT_STATE   folder for the state of running VMs, the store of secrets, the key that images are signed with, and
-                 trusted keys
+  CACHOT_STATE   folder for the state of running VMs, the store of secrets, the audit log, the key that images and
+                 logs are signed with, and trusted keys
                  (default: $XDG_STATE_HOME/cachot, else ~/.local/state/cachot; for root /var/lib/cachot)
   CACHOT_GUEST   folder with the guest's `vmlinux` and `initrd`
                  (default: ../guest or ../share/cachot, seen from the folder of this program)

@@ -114,6 +114,10 @@ pub struct ForkArgs {
     #[arg(long)]
     pub no_mask: bool,
 
+    /// Keep an audit log of each child's own beside the host's
+    #[arg(long)]
+    pub secrets_audit: bool,
+
     /// Bring a running VM's workload to rest before the copy is made
     #[arg(long)]
     pub quiesce_workload: bool,

@@ -5,6 +5,7 @@ use std::io;
 use cachot_custody::{KeyError, StoreError};
 use cachot_secrets::{ResolveError, ScrubError, ValueError};
 
+use crate::audit::{AuditCommandError, RecordError};
 use crate::state_dir::StateError;
 use crate::vm::error::OWN_FAILURE;
 
@@ -57,9 +58,24 @@ pub enum CustodyError {
         "a credential is not cachot's to make: name the new one with --credential, or another source"
     )]
     WhichCredential,
+    /// An audit log is not shown.
+    #[error(transparent)]
+    Audit(AuditCommandError),
+    /// The use of a secret cannot be recorded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
+}
+
+impl From<AuditCommandError> for CustodyError {
+    fn from(error: AuditCommandError) -> Self {
+        match error {
+            AuditCommandError::Output(error) => Self::Output(error),
+            other => Self::Audit(other),
+        }
+    }
 }
 
 impl CustodyError {

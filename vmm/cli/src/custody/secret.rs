@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
+use cachot_custody::audit::Access;
 use cachot_custody::store::{Entry, Scope, Version};
 use cachot_custody::{Requester, Store};
 use cachot_secrets::SecretValue;
@@ -14,6 +15,7 @@ use crate::args::{
     ExportArgs, HistoryArgs, RollbackArgs, RotateArgs, SecretCommand, SecretListArgs, SecretName,
     SetArgs,
 };
+use crate::audit::{self, Use};
 use crate::text::{count, table, write_json};
 
 /// Does what the command says; whether all was as it should be.
@@ -30,6 +32,7 @@ pub fn run(command: &SecretCommand, output: &mut impl Write) -> Result<bool, Cus
         SecretCommand::Rollback(args) => rollback(args, output)?,
         SecretCommand::Delete(args) => delete(&args.secret, output)?,
         SecretCommand::Export(args) => export(args)?,
+        SecretCommand::Audit(args) => return Ok(audit::run(args, output)?),
     }
     Ok(true)
 }
@@ -149,6 +152,19 @@ fn export(args: &ExportArgs) -> Result<(), CustodyError> {
         );
         input::confirm(&question)?;
     }
+    let requester = args.owner.requester(None);
+    let exported = Use {
+        name: Some(args.selector.name.clone()),
+        scheme: None,
+        version: Some(fetched.version),
+        result: Ok(()),
+    };
+    audit::used(
+        Access::Export,
+        &requester.user,
+        [exported].into_iter(),
+        None,
+    )?;
     // Not by way of the buffer of the standard library's stream, which would keep a copy.
     let output = io::stdout().as_fd().try_clone_to_owned()?;
     File::from(output).write_all(fetched.value.expose())?;

@@ -6,6 +6,7 @@ use cachot_secrets::{Failures, LockError, Name, ScrubError};
 use cachot_snapshot::image::ImageError;
 use cachot_snapshot::needles::NeedleError;
 
+use crate::audit::RecordError;
 use crate::state_dir::StateError;
 use crate::vm::error::{OWN_FAILURE, RunError};
 
@@ -27,6 +28,9 @@ pub enum ImagesError {
     /// Some references have no value.
     #[error(transparent)]
     Secrets(#[from] Failures),
+    /// Who looks for secrets cannot be recorded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// Values stay in the environment.
     #[error(transparent)]
     Scrub(#[from] ScrubError),

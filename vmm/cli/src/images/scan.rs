@@ -16,10 +16,12 @@ use crate::text::write_json;
 
 /// Searches files; whether all could be read and nothing was found.
 pub(super) fn scan(args: &ScanArgs, output: &mut impl Write) -> Result<bool, ImagesError> {
+    let requester = args.owner.requester(None);
     let resolved = values::resolve(
         &args.secrets,
         args.secrets_env_file.as_deref(),
-        &schemes(&args.owner.requester(None)),
+        &schemes(&requester),
+        &requester.user,
     )?;
     let to_search = resolved.into_iter().map(|secret| Value {
         name: secret.name,

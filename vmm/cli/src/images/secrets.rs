@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use cachot_custody::UserId;
+use cachot_custody::audit::Access;
 use cachot_secrets::{Name, Reference, Resolved, Schemes, SecretValue, scrub_environment};
 use cachot_snapshot::image::{DIGEST_LEN, HostKey, Image, Manifest, PartName, commitments};
 use cachot_snapshot::needles::{EDGE_WINDOW, Value};
@@ -10,6 +12,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::ImagesError;
+use crate::audit;
 use crate::state_dir::Places;
 use crate::text::{line, with_causes};
 
@@ -135,9 +138,11 @@ pub(super) fn resolve(
     manifest: &Manifest,
     given: Vec<Resolved>,
     schemes: &Schemes,
+    user: &UserId,
 ) -> Result<Vec<Candidate>, ImagesError> {
     let given = given.into_iter().map(|given| (given.name.clone(), given));
     let mut given: BTreeMap<Name, Resolved> = given.collect();
+    let elsewhere: BTreeSet<Name> = given.keys().cloned().collect();
     let mut candidates = vec![];
     let (mut places, mut recorded) = (vec![], vec![]);
     for secret in &manifest.secrets {
@@ -166,6 +171,23 @@ pub(super) fn resolve(
         candidates[place].value = value.map_err(|error| with_causes(&error));
     }
     scrub_environment(recorded.iter().filter_map(|one| schemes.variable(one)))?;
+    // Those that were given are recorded already.
+    let uses = candidates
+        .iter()
+        .filter(|candidate| !elsewhere.contains(&candidate.name))
+        .map(|candidate| audit::Use {
+            name: Some(candidate.name.clone()),
+            scheme: candidate
+                .reference
+                .split_once(':')
+                .map(|(scheme, _)| scheme),
+            version: Some(candidate.version),
+            result: match candidate.value {
+                Ok(_) => Ok(()),
+                Err(_) => Err(None),
+            },
+        });
+    audit::used(Access::Check, user, uses, Some(manifest.id.to_string()))?;
     Ok(candidates)
 }
 

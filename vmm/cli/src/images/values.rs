@@ -2,22 +2,35 @@
 
 use std::path::Path;
 
+use cachot_custody::UserId;
+use cachot_custody::audit::Access;
 use cachot_secrets::{Declarations, Name, Resolved, Schemes, scrub_environment};
 use cachot_snapshot::needles::{Needles, Value};
 
 use super::ImagesError;
+use crate::audit::{self, Use};
 
 /// Resolves all of these references, or says what is wrong with each that has no value.
 pub(super) fn resolve(
     secrets: &[String],
     env_file: Option<&Path>,
     schemes: &Schemes,
+    user: &UserId,
 ) -> Result<Vec<Resolved>, ImagesError> {
     let mut declarations = Declarations::parse(secrets);
     if let Some(path) = env_file {
         declarations = declarations.with_env_file(path);
     }
-    let resolved = declarations.resolve(schemes)?;
+    let resolved = declarations
+        .resolve(schemes)
+        .inspect_err(|failures| audit::check_failed(failures, user))?;
+    let uses = resolved.iter().map(|secret| Use {
+        name: Some(secret.name.clone()),
+        scheme: Some(secret.source),
+        version: None,
+        result: Ok(()),
+    });
+    audit::used(Access::Check, user, uses, None)?;
     scrub_environment(declarations.environment_variables(schemes))?;
     Ok(resolved)
 }

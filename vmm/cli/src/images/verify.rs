@@ -42,8 +42,9 @@ struct Verification {
 pub(super) fn verify(args: &VerifyArgs, output: &mut impl Write) -> Result<bool, ImagesError> {
     let mut image = Image::open(&args.image, &trusted_keys()?)?;
     let vm = image.manifest().guest.name.parse().ok();
-    let schemes = schemes(&args.owner.requester(vm.as_ref()));
-    let given = values::resolve(&args.secrets, None, &schemes)?;
+    let requester = args.owner.requester(vm.as_ref());
+    let schemes = schemes(&requester);
+    let given = values::resolve(&args.secrets, None, &schemes, &requester.user)?;
     secrets::check_names(&given, image.manifest())?;
     match Identities::load_all(&args.identities)? {
         Some(identities) => image.set_identities(identities),
@@ -53,7 +54,7 @@ pub(super) fn verify(args: &VerifyArgs, output: &mut impl Write) -> Result<bool,
         None => {}
     }
     // Before the first thread is started.
-    let candidates = secrets::resolve(image.manifest(), given, &schemes)?;
+    let candidates = secrets::resolve(image.manifest(), given, &schemes, &requester.user)?;
     image.verify_all()?;
     let known = Known::load(&image)?;
     let (checked, values) = secrets::compare(candidates, &known);

@@ -62,11 +62,7 @@ pub fn fork(args: &ForkArgs, output: &mut impl Write) -> Result<bool, RunError> 
                 // This is the child's own process: it ends here.
                 let keeping = each.keeping(number);
                 let kept = source
-                    .launch(
-                        &each.declared(number),
-                        &each.dropped(number),
-                        &keeping.requester(),
-                    )
+                    .launch(&each.declared(number), &each.dropped(number), &keeping)
                     .and_then(|launch| keep(launch, &keeping, Watcher::Nobody(starting)));
                 if let Err(error) = &kept {
                     eprintln!("cachot: child {}: {}", number + 1, one_line(error));
@@ -172,6 +168,7 @@ impl<'a> Each<'a> {
             detach: true,
             rm: self.args.rm,
             no_mask: self.args.no_mask,
+            secrets_audit: self.args.secrets_audit,
             console: false,
             dangerously_allow_swap: self.args.dangerously_allow_swap,
             owner: self.args.owner.clone(),

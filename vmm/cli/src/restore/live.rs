@@ -62,5 +62,6 @@ pub fn source(vm: &Existing, quiesce: bool, root: &Path) -> Result<Source, RunEr
         secrets: record.secrets,
         workload: record.workload,
         lineage: record.lineage,
+        parent: Some(record.name),
     })
 }

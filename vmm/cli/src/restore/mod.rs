@@ -20,11 +20,7 @@ pub fn restore(args: &RestoreArgs) -> Result<u8, RunError> {
     launch(&args.keeping, args.interactive, || {
         Ok(Launch {
             timeout: args.timeout,
-            ..source.launch(
-                &args.image.secrets,
-                &args.image.dropped,
-                &args.keeping.requester(),
-            )?
+            ..source.launch(&args.image.secrets, &args.image.dropped, &args.keeping)?
         })
     })
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use cachot_custody::Requester;
+use cachot_custody::audit::Access;
 use cachot_secrets::Name;
 use cachot_snapshot::image::{
     Digest, HostKey, Identities, Image, ImageId, Machine, PartName, Residue, Secret as Declared,
@@ -13,7 +13,8 @@ use cachot_snapshot::image::{
 };
 use zeroize::Zeroizing;
 
-use crate::args::ImageArgs;
+use crate::args::{ImageArgs, KeepingArgs};
+use crate::audit;
 use crate::guest_files::{self, Role};
 use crate::launch::{DiskMaker, Launch, open_kvm};
 use crate::state_dir::StateDir;
@@ -47,6 +48,8 @@ pub struct Source {
     pub workload: Workload,
     /// The images that copies descend from.
     pub lineage: Vec<ImageId>,
+    /// Name of the VM that copies are made of, if it is no image.
+    pub parent: Option<String>,
 }
 
 /// A disk that copies begin with.
@@ -117,6 +120,7 @@ impl Source {
             secrets: manifest.secrets.clone(),
             workload,
             lineage: manifest.descent(),
+            parent: None,
         })
     }
 
@@ -128,12 +132,15 @@ impl Source {
         &self,
         declared: &[String],
         dropped: &[Name],
-        requester: &Requester,
+        keeping: &KeepingArgs,
     ) -> Result<Launch<'_>, RunError> {
-        let secrets = resolve(&redeclare(&self.secrets, declared, dropped)?, requester)?;
+        let declarations = redeclare(&self.secrets, declared, dropped)?;
+        let secrets = resolve(&declarations, &keeping.requester())
+            .inspect_err(|error| audit::start_failed(error, Access::Rehydrate, keeping))?;
         let duplicate =
             |file: &OwnedFd| file.try_clone().map_err(system("open a part of the image"));
         let mut workload = self.workload.clone();
+        workload.secrets_audit |= keeping.secrets_audit;
         let exported = secrets.iter().filter(|secret| secret.declared.export_env);
         workload.start.secret_env = exported.map(|one| one.declared.name.to_string()).collect();
         workload.start.secrets = secrets
@@ -167,6 +174,7 @@ impl Source {
                 .as_ref()
                 .map(|disk| -> DiskMaker<'_> { Box::new(move |state| disk.make(state)) }),
             is_copy: true,
+            parent: self.parent.clone(),
             timeout: None,
         })
     }

@@ -9,10 +9,12 @@ mod files;
 use std::ffi::OsString;
 
 use cachot_control::{Start, WindowSize};
+use cachot_custody::audit::Access;
 use cachot_secrets::Declarations;
 use cachot_snapshot::image::Digest;
 
 use crate::args::RunArgs;
+use crate::audit;
 use crate::launch::{DiskMaker, Launch, launch};
 pub use crate::vm::error::{OWN_FAILURE, RunError};
 use crate::vm::record::{Disk, Record, Workload};
@@ -41,7 +43,8 @@ fn prepare(args: &RunArgs, window: Option<WindowSize>) -> Result<Launch<'static>
     if let Some(path) = &args.secrets_env_file {
         declarations = declarations.with_env_file(path);
     }
-    let secrets = resolve(&declarations, &args.keeping.requester())?;
+    let secrets = resolve(&declarations, &args.keeping.requester())
+        .inspect_err(|error| audit::start_failed(error, Access::Materialize, &args.keeping))?;
     let files = Files::open(args)?;
     let cmdline = match &args.cmdline {
         Some(more) => format!("{CMDLINE} {more}"),
@@ -67,6 +70,7 @@ fn prepare(args: &RunArgs, window: Option<WindowSize>) -> Result<Launch<'static>
         workload: Workload {
             start: start(args, &secrets, window),
             withheld: false,
+            secrets_audit: args.keeping.secrets_audit,
         },
     };
     Ok(Launch {
@@ -82,6 +86,7 @@ fn prepare(args: &RunArgs, window: Option<WindowSize>) -> Result<Launch<'static>
             Box::new(move |_| Ok((file.file, read_only)))
         }),
         is_copy: false,
+        parent: None,
         timeout: args.timeout,
     })
 }

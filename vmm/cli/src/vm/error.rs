@@ -11,6 +11,7 @@ use cachot_vmm::kvm::KvmError;
 use cachot_vmm::protocol::ChannelError;
 
 use crate::api_client::ApiError;
+use crate::audit::RecordError;
 use crate::guest_files::GuestFileError;
 use crate::keeper::life::SessionError;
 use crate::monitor_process::{Ending, MonitorError};
@@ -28,6 +29,9 @@ pub enum RunError {
     /// A value could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealedError),
+    /// Who gets secrets cannot be recorded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// Values stay in the environment.
     #[error(transparent)]
     Scrub(#[from] ScrubError),

@@ -94,6 +94,11 @@ impl Existing {
         &self.name
     }
 
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether it has a keeper, and so runs.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ use cachot_vmm::protocol::{
 use rustix::stdio;
 use zeroize::Zeroizing;
 
+use crate::audit;
 use crate::keeper::console::Console;
 use crate::keeper::life::{Ending, Life, SessionError};
 use crate::keeper::streams::Stdio;
@@ -394,7 +395,14 @@ fn leave(
     let json = serde_json::to_vec(&exit);
     let json = json.map_err(|error| system("describe the VM's end")(error.into()))?;
     state.file(EXIT_FILE, &json)?;
-    state.remove_all_but(&[EXIT_FILE, RECORD_FILE, OUTPUT_LOG, CONSOLE_LOG])?;
+    let kept = [
+        EXIT_FILE,
+        RECORD_FILE,
+        OUTPUT_LOG,
+        CONSOLE_LOG,
+        audit::FOLDER,
+    ];
+    state.remove_all_but(&kept)?;
     state.keep();
     Ok(())
 }

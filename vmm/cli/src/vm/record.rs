@@ -59,6 +59,9 @@ pub struct Workload {
     pub start: Start,
     /// Whether `start` is without its variables and arguments, because a secret's value was among them.
     pub withheld: bool,
+    /// Whether the VM has an audit log of its own, and its copies have one.
+    #[serde(default)]
+    pub secrets_audit: bool,
 }
 
 impl Record {
@@ -138,6 +141,7 @@ mod tests {
                     stdin: false,
                 },
                 withheld: false,
+                secrets_audit: false,
             },
             detached: true,
         }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -98,9 +98,12 @@ fn test_scan_reports_what_the_user_may_not_read() {
         .args(SECRET)
         .env_clear()
         .env("API_TOKEN", VALUE)
+        .env("CACHOT_STATE", place.path("of-user"))
         .current_dir(place.path(""))
         .stdin(Stdio::null());
+    place.folder("of-user");
     if rustix::process::geteuid().is_root() {
+        chown(place.path("of-user"), Some(65_534), Some(65_534)).expect("given away");
         command.uid(65_534).gid(65_534);
     }
 

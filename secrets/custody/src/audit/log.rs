@@ -1,0 +1,373 @@
+//! Writing a log: batches that are chained, signed, and on the disk before a value is given out.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::chain::Chain;
+use super::checkpoint::{self, Signer};
+use super::error::AuditError;
+use super::layout::{self, CURRENT, HEAD, LOCK, MAX_FILE, ROTATE_AT};
+use super::line::{Anchor, Body, FORMAT, Line, LogId, MAX_LINE, Opening, Recovered, TORN_MARK};
+use super::record::Record;
+use crate::files::{self, Access, Existing, FileError};
+
+/// Most entries of a batch: more than a VM has secrets, and a batch fits between [`ROTATE_AT`] and [`MAX_FILE`].
+const MAX_BATCH: usize = 4096;
+
+/// Lines that a log has when it is made: the first one and a checkpoint.
+const FIRST_LINES: u64 = 2;
+
+/// What is written to a log.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// A use of a secret.
+    Record(Record),
+    /// The head of another log.
+    Anchor(Anchor),
+}
+
+/// The newest checkpoint of a log, as one writer knows it.
+#[derive(Debug, Clone)]
+pub struct Head {
+    log: LogId,
+    chain: Chain,
+    line: Vec<u8>,
+}
+
+impl Head {
+    /// What another log says of this one.
+    #[must_use]
+    pub fn anchor(&self, vm: &str) -> Anchor {
+        Anchor {
+            vm: vm.to_owned(),
+            log: self.log,
+            line: self.chain.seq,
+            hash: self.chain.hash,
+        }
+    }
+}
+
+/// A log that records are added to, by any number of processes at the same time.
+pub struct Log<'a> {
+    folder: PathBuf,
+    vm: Option<String>,
+    signer: &'a dyn Signer,
+    /// Length at which the next file is begun.
+    rotate_at: u64,
+}
+
+/// The file that grows, and its end.
+struct Current {
+    file: File,
+    length: u64,
+    opening: Opening,
+    tail: Tail,
+}
+
+/// The end of a file.
+struct Tail {
+    chain: Chain,
+    last: Line,
+    bytes: Vec<u8>,
+    /// What follows the last line feed.
+    fragment: Vec<u8>,
+}
+
+impl Tail {
+    /// Whether the last writer was not interrupted.
+    fn is_whole(&self) -> bool {
+        self.fragment.is_empty() && matches!(self.last.body, Body::Checkpoint(_))
+    }
+}
+
+impl<'a> Log<'a> {
+    /// The log in this folder, of this VM or, without one, of the host. Nothing is made or read yet.
+    #[must_use]
+    pub fn new(folder: &Path, vm: Option<&str>, signer: &'a dyn Signer) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            vm: vm.map(str::to_owned),
+            signer,
+            rotate_at: ROTATE_AT,
+        }
+    }
+
+    /// Begins the next file at this length, for tests.
+    #[cfg(test)]
+    pub(super) fn rotating_at(self, length: u64) -> Self {
+        Self {
+            rotate_at: length,
+            ..self
+        }
+    }
+
+    /// Adds a batch of entries and a checkpoint. They are on the disk when this returns: only then may values be
+    /// given out. The head that it returns is for [`Self::close`].
+    ///
+    /// # Errors
+    /// See [`AuditError`]; of the batch nothing counts as recorded then, but some of it may be in the file.
+    pub fn append(&self, entries: &[Entry]) -> Result<Head, AuditError> {
+        let (first, rest) = entries.split_at(entries.len().min(MAX_BATCH));
+        let mut head = self.append_batch(first)?;
+        for batch in rest.chunks(MAX_BATCH) {
+            head = self.append_batch(batch)?;
+        }
+        Ok(head)
+    }
+
+    fn append_batch(&self, entries: &[Entry]) -> Result<Head, AuditError> {
+        files::private_folder(&self.folder)?;
+        let lock = self.lock()?;
+        let current = self.current()?;
+        let (batch, head) = self.batch(&current, entries)?;
+        let path = self.folder.join(CURRENT);
+        (&current.file)
+            .write_all(&batch)
+            .map_err(FileError::system("write", &path))?;
+        // The next writer need not wait for the disk: what it syncs has these lines in front of its own.
+        drop(lock);
+        current
+            .file
+            .sync_data()
+            .map_err(FileError::system("write", &path))?;
+        Ok(head)
+    }
+
+    /// Makes this head the one that a cut of the log is found by, unless a later one is. Call it when the values have
+    /// been handed over: it is not needed for that.
+    ///
+    /// # Errors
+    /// [`AuditError::File`].
+    pub fn close(&self, head: &Head) -> Result<(), AuditError> {
+        let _lock = self.lock()?;
+        match self.read_head()? {
+            Some((_, later, _)) if later.seq >= head.chain.seq => Ok(()),
+            _ => self.write_head(&head.line),
+        }
+    }
+
+    fn lock(&self) -> Result<File, AuditError> {
+        let path = self.folder.join(LOCK);
+        Ok(files::lock(&path, FlockOperation::LockExclusive)?)
+    }
+
+    fn write_head(&self, line: &[u8]) -> Result<(), AuditError> {
+        let path = self.folder.join(HEAD);
+        Ok(files::write(&path, Existing::Replace, |file| {
+            file.write_all(line)?;
+            file.write_all(b"\n")
+        })?)
+    }
+
+    fn read_head(&self) -> Result<Option<(Line, Chain, Vec<u8>)>, AuditError> {
+        read_head(&self.folder)
+    }
+
+    /// Opens the file that grows; begins one if there is none yet, or if it is full.
+    fn current(&self) -> Result<Current, AuditError> {
+        let path = self.folder.join(CURRENT);
+        let full = layout::full_files(&self.folder)?;
+        let number = layout::next_number(&self.folder, &full)?;
+        let current = match open(&path) {
+            Err(AuditError::File(FileError::Absent(_))) => {
+                return self.begin(number, self.last_full(number)?);
+            }
+            other => other?,
+        };
+        self.check(&path, &current, number)?;
+        if current.length < self.rotate_at || !current.tail.is_whole() {
+            return Ok(current);
+        }
+        current
+            .file
+            .sync_data()
+            .map_err(FileError::system("write", &path))?;
+        let name = layout::full(&self.folder, number);
+        std::fs::rename(&path, &name).map_err(FileError::system("rename", &path))?;
+        let full = [full, vec![number]].concat();
+        self.begin(
+            layout::next_number(&self.folder, &full)?,
+            Some((current.opening.id, current.tail.chain)),
+        )
+    }
+
+    /// The id and the end of the log, if its last file is full.
+    fn last_full(&self, next: u64) -> Result<Option<(LogId, Chain)>, AuditError> {
+        let last = match next.checked_sub(1) {
+            None | Some(0) => return Ok(None),
+            Some(last) => last,
+        };
+        let path = layout::full(&self.folder, last);
+        let current = open(&path)?;
+        self.check(&path, &current, last)?;
+        if !current.tail.is_whole() {
+            return Err(damaged(&path, "is full and does not end with a checkpoint"));
+        }
+        Ok(Some((current.opening.id, current.tail.chain)))
+    }
+
+    /// Refuses to go on with a log that is not this one, or that lines were cut off from.
+    fn check(&self, path: &Path, current: &Current, number: u64) -> Result<(), AuditError> {
+        let opening = &current.opening;
+        if opening.format != FORMAT {
+            return Err(damaged(path, "was written by a later version of cachot"));
+        }
+        if opening.file != number || opening.vm != self.vm {
+            return Err(damaged(
+                path,
+                "is of another place in this log, or of another log",
+            ));
+        }
+        let end = current.tail.chain.seq;
+        match self.read_head()? {
+            // Whoever made the log was killed before it was done.
+            None if end <= FIRST_LINES => self.write_head(&current.tail.bytes),
+            None => Err(damaged(path, "has lost its head, the file log.head")),
+            Some((_, head, bytes)) => {
+                let gone = head.seq > end || (head.seq == end && bytes != current.tail.bytes);
+                match gone {
+                    true => Err(damaged(path, "has lost lines that there were")),
+                    false => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Begins a file: the first one of a log, or the next one.
+    fn begin(&self, number: u64, before: Option<(LogId, Chain)>) -> Result<Current, AuditError> {
+        let path = self.folder.join(CURRENT);
+        let is_new = before.is_none();
+        let (id, mut chain) = match before {
+            Some(before) => before,
+            None if self.read_head()?.is_some() => {
+                return Err(damaged(&path, "is gone, and its head is there"));
+            }
+            None => (
+                random_id().map_err(FileError::system("name", &path))?,
+                Chain::EMPTY,
+            ),
+        };
+        let mut content = Vec::new();
+        let opening = Opening {
+            format: FORMAT,
+            id,
+            vm: self.vm.clone(),
+            file: number,
+        };
+        chain.push(Body::Log(opening), &mut content)?;
+        let line = checkpoint::push(&mut chain, id, self.signer, &mut content)?;
+        files::write(&path, Existing::Keep, |file| file.write_all(&content))?;
+        if is_new {
+            self.write_head(&line)?;
+        }
+        open(&path)
+    }
+
+    /// What is to be written for these entries.
+    fn batch(&self, current: &Current, entries: &[Entry]) -> Result<(Vec<u8>, Head), AuditError> {
+        let mut chain = current.tail.chain;
+        let mut torn = current.tail.fragment.clone();
+        let mut batch = Vec::new();
+        if !torn.is_empty() {
+            torn.push(TORN_MARK);
+            batch.extend([TORN_MARK, b'\n']);
+        }
+        if !current.tail.is_whole() {
+            chain.push(Body::Recovered(Recovered::of(&torn)), &mut batch)?;
+        }
+        for entry in entries {
+            let body = match entry {
+                Entry::Record(record) => Body::Secret(record.clone()),
+                Entry::Anchor(anchor) => Body::Anchor(anchor.clone()),
+            };
+            chain.push(body, &mut batch)?;
+        }
+        let log = current.opening.id;
+        let line = checkpoint::push(&mut chain, log, self.signer, &mut batch)?;
+        Ok((batch, Head { log, chain, line }))
+    }
+}
+
+/// The newest checkpoint that was kept apart: the line, where it leaves the chain, its bytes.
+pub(super) fn read_head(folder: &Path) -> Result<Option<(Line, Chain, Vec<u8>)>, AuditError> {
+    let path = folder.join(HEAD);
+    let file = match files::open(&path, Access::Private, MAX_LINE as u64 + 1) {
+        Err(FileError::Absent(_)) => return Ok(None),
+        other => other?,
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_LINE as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(FileError::system("read", &path))?;
+    let whole = bytes.pop() == Some(b'\n');
+    let line = Line::parse(&bytes).filter(|line| matches!(line.body, Body::Checkpoint(_)));
+    match line {
+        Some(line) if whole => {
+            let chain = Chain::after(&line, &bytes);
+            Ok(Some((line, chain, bytes)))
+        }
+        _ => Err(damaged(&path, "is not a checkpoint")),
+    }
+}
+
+fn random_id() -> rustix::io::Result<LogId> {
+    let mut bytes = [0; 16];
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(LogId(bytes))
+}
+
+fn damaged(path: &Path, why: &'static str) -> AuditError {
+    AuditError::Damaged {
+        path: path.to_owned(),
+        why,
+    }
+}
+
+/// Opens a file and reads its first line and its end.
+fn open(path: &Path) -> Result<Current, AuditError> {
+    let file = files::open_for_appending(path, MAX_FILE)?;
+    let failed = || FileError::system::<io::Error>("read", path);
+    let length = file.metadata().map_err(failed())?.len();
+    let at_most = |bytes: usize| usize::try_from(length).unwrap_or(usize::MAX).min(bytes);
+
+    // A line and its line feed; from the end a line, its line feed, and part of another one.
+    let mut start = vec![0; at_most(MAX_LINE + 1)];
+    file.read_exact_at(&mut start, 0).map_err(failed())?;
+    let mut end = vec![0; at_most(2 * MAX_LINE + 2)];
+    let end_at = length - end.len() as u64;
+    file.read_exact_at(&mut end, end_at).map_err(failed())?;
+
+    let first = start.split(|byte| *byte == b'\n').next();
+    let opening = match first.and_then(Line::parse).map(|line| line.body) {
+        Some(Body::Log(opening)) => opening,
+        _ => return Err(damaged(path, "does not begin as a log does")),
+    };
+    let tail = tail(&end).ok_or_else(|| damaged(path, "does not end as a log does"))?;
+    Ok(Current {
+        file,
+        length,
+        opening,
+        tail,
+    })
+}
+
+/// The end of a file; `None` if that is no line, with or without part of another one.
+fn tail(end: &[u8]) -> Option<Tail> {
+    let last_feed = end.iter().rposition(|byte| *byte == b'\n')?;
+    let fragment = &end[last_feed + 1..];
+    let lines = &end[..last_feed];
+    let begin = lines.iter().rposition(|byte| *byte == b'\n');
+    let bytes = &lines[begin.map_or(0, |feed| feed + 1)..];
+    let last = Line::parse(bytes)?;
+    (fragment.len() <= MAX_LINE).then(|| Tail {
+        chain: Chain::after(&last, bytes),
+        last,
+        bytes: bytes.to_vec(),
+        fragment: fragment.to_vec(),
+    })
+}
