@@ -156,6 +156,20 @@ pub(crate) fn private_folder(path: &Path) -> Result<OwnedFd, FileError> {
     Ok(folder)
 }
 
+/// Waits for the lock of a file, which is made where there is none, and holds it until what is returned is dropped.
+/// Processes that read and write files of a folder take turns by it.
+///
+/// # Errors
+/// See [`FileError`].
+pub(crate) fn lock(path: &Path) -> Result<OwnedFd, FileError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let file = rustix::fs::open(path, flags, mode).map_err(FileError::system("open", path))?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive)
+        .map_err(FileError::system("lock", path))?;
+    Ok(file)
+}
+
 /// What becomes of a file that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Existing {

@@ -4,12 +4,10 @@
 //! crate is the host's side alone: the keeper and the commands link it, the monitor never does, for it
 //! brings a database, TLS and a network.
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "what reads and writes them comes next")
-)]
+pub mod bundle;
 mod files;
 mod requester;
+pub mod schemes;
 
 pub use files::FileError;
 pub use requester::{Requester, UserId, UserIdError};

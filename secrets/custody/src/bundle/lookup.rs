@@ -1,0 +1,145 @@
+//! Where bundles are, and how one is read.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::age::{self, AgeError, Identities, Recipient};
+use super::{BundleError, BundleName, Document, DocumentError};
+use crate::files::{self, Access, FileError};
+
+/// Most bytes of a bundle's file: base64 and the frame of sops around each value make it no more than four times
+/// [`super::MAX_TEXT_LEN`].
+const MAX_FILE_LEN: u64 = 16 << 20;
+
+/// How a bundle is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// An age file.
+    Age,
+    /// YAML whose values sops has encrypted.
+    SopsYaml,
+    /// JSON whose values sops has encrypted.
+    SopsJson,
+    /// Not at all.
+    Plaintext,
+}
+
+/// Extensions in the order in which they are looked for.
+const EXTENSIONS: [(&str, Format); 7] = [
+    (".age", Format::Age),
+    (".sops.yaml", Format::SopsYaml),
+    (".sops.yml", Format::SopsYaml),
+    (".sops.json", Format::SopsJson),
+    (".yaml", Format::Plaintext),
+    (".yml", Format::Plaintext),
+    (".json", Format::Plaintext),
+];
+
+/// The folder of a user's bundles, and what they are read with.
+#[derive(Debug, Clone)]
+pub struct Bundles {
+    /// The folder.
+    pub folder: PathBuf,
+    /// File with private keys of age.
+    pub key: PathBuf,
+    /// Whether bundles that are not encrypted are read as well.
+    pub allow_plaintext: bool,
+}
+
+/// A bundle that was read.
+pub struct Opened {
+    /// What is in it.
+    pub document: Document,
+    /// Its file.
+    pub path: PathBuf,
+    /// How it is encrypted.
+    pub format: Format,
+    /// Of an age file: the public key of whoever has read it, and how many can.
+    pub readers: Option<(Recipient, usize)>,
+}
+
+impl Bundles {
+    /// The path of an age file of this name.
+    #[must_use]
+    pub fn age_path(&self, name: &BundleName) -> PathBuf {
+        self.folder.join(format!("{name}.age"))
+    }
+
+    /// Finds and reads a bundle.
+    ///
+    /// # Errors
+    /// See [`BundleError`].
+    pub fn open(&self, name: &BundleName) -> Result<Opened, BundleError> {
+        for (extension, format) in EXTENSIONS {
+            let path = self.folder.join(format!("{name}{extension}"));
+            let access = match format {
+                Format::Plaintext => Access::Private,
+                // Reading it helps nobody; writing it would.
+                _ => Access::Trusted,
+            };
+            let stored = match read_file(&path, access) {
+                Err(FileError::Absent(_)) => continue,
+                _ if format == Format::Plaintext && !self.allow_plaintext => {
+                    return Err(BundleError::NotEncrypted(path));
+                }
+                other => other?,
+            };
+            return self.read(path, format, &stored);
+        }
+        Err(BundleError::NotFound {
+            name: name.clone(),
+            folder: self.folder.clone(),
+        })
+    }
+
+    fn read(&self, path: PathBuf, format: Format, stored: &[u8]) -> Result<Opened, BundleError> {
+        let of_document = |error: DocumentError| BundleError::Document {
+            path: path.clone(),
+            error,
+        };
+        let (document, readers) = match format {
+            Format::Age => {
+                let opened = self.decrypt(&path, stored)?;
+                let document = Document::parse(&opened.plain).map_err(of_document)?;
+                (document, Some((opened.reader, opened.recipients)))
+            }
+            Format::SopsYaml | Format::SopsJson => return Err(BundleError::NotEncrypted(path)),
+            Format::Plaintext => (Document::parse(stored).map_err(of_document)?, None),
+        };
+        Ok(Opened {
+            document,
+            path,
+            format,
+            readers,
+        })
+    }
+
+    fn decrypt(&self, path: &Path, stored: &[u8]) -> Result<age::Opened, BundleError> {
+        age::decrypt(stored, &Identities::load(&self.key)?).map_err(|error| match error {
+            AgeError::NotEncrypted => BundleError::NotEncrypted(path.to_owned()),
+            error => BundleError::Age {
+                path: path.to_owned(),
+                error,
+            },
+        })
+    }
+}
+
+/// All bytes of a file, which may be a secret.
+pub(super) fn read_file(path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let file = files::open(path, access, MAX_FILE_LEN)?;
+    let len = file
+        .metadata()
+        .map_err(FileError::system("examine", path))?
+        .len();
+    let len = usize::try_from(len.min(MAX_FILE_LEN)).unwrap_or(0);
+    // Large enough at once: what it would grow out of is not wiped. A file that grows meanwhile is read so far.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(len));
+    let mut limited = file.take(len as u64);
+    limited
+        .read_to_end(&mut bytes)
+        .map_err(FileError::system("read", path))?;
+    Ok(bytes)
+}
