@@ -9,5 +9,5 @@ mod files;
 mod requester;
 pub mod schemes;
 
-pub use files::FileError;
+pub use files::{Access, FileError, read as read_file};
 pub use requester::{Requester, UserId, UserIdError};

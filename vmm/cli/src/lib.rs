@@ -6,6 +6,7 @@
 
 pub mod api_client;
 pub mod args;
+pub mod bundle;
 pub mod detach;
 pub mod doctor;
 pub mod guest_files;
@@ -20,6 +21,7 @@ pub mod resources;
 pub mod restore;
 pub mod run;
 pub mod secret_check;
+pub mod settings;
 pub mod signals;
 pub mod spawn;
 pub mod state_dir;

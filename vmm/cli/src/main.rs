@@ -5,9 +5,10 @@ use std::io;
 use std::process::ExitCode;
 
 use cachot::args::{Cli, Command, SecretCommand, usage_line};
+use cachot::bundle::BundleCommandError;
 use cachot::images::{self, ImagesError};
 use cachot::run::{self, OWN_FAILURE};
-use cachot::{doctor, restore, secret_check, vms};
+use cachot::{bundle, doctor, restore, secret_check, settings, vms};
 use clap::Parser;
 use zeroizing_alloc::ZeroAlloc;
 
@@ -73,6 +74,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn execute(cli: &Cli) -> anyhow::Result<u8> {
     // Before anything else: from here on this process may hold values.
     cachot_secrets::harden_process()?;
+    settings::load()?;
     let output = &mut io::stdout().lock();
     let success = match &cli.command {
         Command::Run(args) => return Ok(run::run(args)?),
@@ -86,6 +88,11 @@ fn execute(cli: &Cli) -> anyhow::Result<u8> {
         Command::Pause(args) => vms::pause(args).map(|()| true)?,
         Command::Resume(args) => vms::resume(args).map(|()| true)?,
         Command::Secret(SecretCommand::Check(args)) => secret_check::check(args, output)?,
+        Command::Bundle(command) => match bundle::run(command, output) {
+            // As below.
+            Err(BundleCommandError::Output(error)) => return Err(error.into()),
+            other => other?,
+        },
         Command::Snapshot(command) => match images::run(command, output) {
             // Told from a failure of the command itself when its reader is gone.
             Err(ImagesError::Output(error)) => return Err(error.into()),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::age::{Identities, Recipient, encrypt};
 use super::document::{Document, DocumentError, Field, KeyName};
-use super::lookup::{Bundles, Format, read_file};
+use super::lookup::{Bundles, Format, MAX_FILE_LEN};
 use super::node::{Entries, Node, SecretText};
 use super::{BundleError, BundleName};
 use crate::files::{self, Access, Existing};
@@ -83,7 +83,7 @@ impl Bundles {
         recipients: &[Recipient],
         replace: bool,
     ) -> Result<Written, BundleError> {
-        let text = read_file(plaintext, Access::Trusted)?;
+        let text = files::read(plaintext, Access::Trusted, MAX_FILE_LEN)?;
         let document = Document::parse(&text).map_err(|error| BundleError::Document {
             path: plaintext.to_owned(),
             error,
@@ -229,6 +229,18 @@ impl Document {
             }
         };
         set(section(&mut self.root, name), key, Node::text(value));
+    }
+
+    /// Sets a part of `git`.
+    ///
+    /// # Errors
+    /// [`EditError::NotAPrivateKey`].
+    pub fn set_git(&mut self, part: &Field, value: SecretText) -> Result<(), EditError> {
+        if *part == Field::GitSshPrivateKey && !is_private_key(value.expose()) {
+            return Err(EditError::NotAPrivateKey);
+        }
+        self.set(part, value);
+        Ok(())
     }
 
     /// Adds a private key under a name that is free.

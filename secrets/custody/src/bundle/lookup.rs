@@ -1,9 +1,6 @@
 //! Where bundles are, and how one is read.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
-
-use zeroize::Zeroizing;
 
 use super::age::{self, AgeError, Identities, Recipient};
 use super::{BundleError, BundleName, Document, DocumentError};
@@ -11,7 +8,7 @@ use crate::files::{self, Access, FileError};
 
 /// Most bytes of a bundle's file: base64 and the frame of sops around each value make it no more than four times
 /// [`super::MAX_TEXT_LEN`].
-const MAX_FILE_LEN: u64 = 16 << 20;
+pub(super) const MAX_FILE_LEN: u64 = 16 << 20;
 
 /// How a bundle is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +76,7 @@ impl Bundles {
                 // Reading it helps nobody; writing it would.
                 _ => Access::Trusted,
             };
-            let stored = match read_file(&path, access) {
+            let stored = match files::read(&path, access, MAX_FILE_LEN) {
                 Err(FileError::Absent(_)) => continue,
                 _ if format == Format::Plaintext && !self.allow_plaintext => {
                     return Err(BundleError::NotEncrypted(path));
@@ -125,21 +122,4 @@ impl Bundles {
             },
         })
     }
-}
-
-/// All bytes of a file, which may be a secret.
-pub(super) fn read_file(path: &Path, access: Access) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let file = files::open(path, access, MAX_FILE_LEN)?;
-    let len = file
-        .metadata()
-        .map_err(FileError::system("examine", path))?
-        .len();
-    let len = usize::try_from(len.min(MAX_FILE_LEN)).unwrap_or(0);
-    // Large enough at once: what it would grow out of is not wiped. A file that grows meanwhile is read so far.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(len));
-    let mut limited = file.take(len as u64);
-    limited
-        .read_to_end(&mut bytes)
-        .map_err(FileError::system("read", path))?;
-    Ok(bytes)
 }

@@ -10,9 +10,12 @@ mod lookup;
 mod name;
 mod node;
 mod read;
+mod validate;
 mod write;
 
 use std::path::PathBuf;
+
+use zeroize::Zeroizing;
 
 pub use age::{AgeError, Identities, Recipient, RecipientError};
 pub use document::{Document, DocumentError, Field, FieldError, KeyName, KeyNameError};
@@ -21,8 +24,21 @@ pub use lookup::{Bundles, Format, Opened};
 pub use name::{BundleName, BundleNameError};
 pub use node::SecretText;
 pub use read::{MAX_TEXT_LEN, TextError};
+pub use validate::Finding;
 
 use crate::files::FileError;
+
+/// YAML as JSON: for settings, which are read like bundles but by a schema of their own.
+///
+/// # Errors
+/// See [`TextError`].
+pub fn yaml_to_json(text: &[u8]) -> Result<Zeroizing<String>, TextError> {
+    match read::read(text)? {
+        node::Node::Map(entries) => Ok(json::write(&entries)),
+        empty if empty.is_null() => Ok(Zeroizing::new("{}".to_owned())),
+        _ => Err(TextError::NotYaml(1)),
+    }
+}
 
 /// Why a bundle is not read or written.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! The command line: what can be written on it, and what each part is read as.
 
+mod bundle;
 mod keeping;
 mod restore;
 mod run;
@@ -9,6 +10,10 @@ mod vm;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use bundle::{
+    AddSshKeyArgs, BundleCommand, EncryptArgs, GitPart, PlaceArgs, ReencryptArgs, RemoveSshKeyArgs,
+    SetEnvArgs, SetGitArgs, ShowArgs, ValidateArgs,
+};
 pub use keeping::KeepingArgs;
 pub use restore::{ForkArgs, ImageArgs, RestoreArgs};
 pub use run::{Rootfs, RunArgs};
@@ -27,7 +32,9 @@ Exit codes of `cachot run`:
   127      the command was not found
 The other commands end with 0, with 1 if they found something wrong, and with 125 if they were used wrongly.
 
-Environment:
+Environment (it beats the settings file, and options beat both):
+  CACHOT_CONFIG  settings file (default: $XDG_CONFIG_HOME/cachot/config.yaml, else ~/.config/cachot/config.yaml; for
+                 root /etc/cachot/config.yaml); resources/bundles.md has its keys
   CACHOT_STATE   folder for the state of running VMs, the key that images are signed with, and trusted keys
                  (default: $XDG_STATE_HOME/cachot, else ~/.local/state/cachot; for root /var/lib/cachot)
   CACHOT_GUEST   folder with the guest's `vmlinux` and `initrd`
@@ -69,6 +76,9 @@ pub enum Command {
     /// Look at secrets
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Make, look at and change bundles of secrets
+    #[command(subcommand)]
+    Bundle(Box<BundleCommand>),
     /// Take, look at and check snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -129,7 +139,7 @@ mod tests {
     #[test]
     fn test_run_defaults() {
         let args = run(&["--", "true"]);
-        assert_eq!((args.cpus.get(), args.memory.bytes()), (1, 256 << 20));
+        assert_eq!((args.cpus().get(), args.memory().bytes()), (1, 256 << 20));
         assert_eq!(args.command, ["true"]);
         assert!(!args.tty && !args.interactive && !args.keeping.dangerously_allow_swap);
     }
@@ -154,7 +164,7 @@ mod tests {
             "-c",
             "--help",
         ]);
-        assert_eq!((args.cpus.get(), args.memory.bytes()), (4, 1 << 30));
+        assert_eq!((args.cpus().get(), args.memory().bytes()), (4, 1 << 30));
         assert!(args.tty && args.interactive);
         assert_eq!(
             args.env,

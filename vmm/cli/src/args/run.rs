@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::keeping::KeepingArgs;
 use crate::resources::{Cpus, Memory};
+use crate::settings;
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -41,25 +42,23 @@ pub struct RunArgs {
     #[arg(long, value_name = "IMAGE[,ro|,rw]", value_parser = parse_rootfs, help_heading = "Machine")]
     pub rootfs: Option<Rootfs>,
 
-    /// Number of virtual CPUs
+    /// Number of virtual CPUs (default: `cpus` of the settings, else 1)
     #[arg(
         long,
         value_name = "N",
-        default_value = "1",
         help_heading = "Machine",
         allow_hyphen_values = true
     )]
-    pub cpus: Cpus,
+    pub cpus: Option<Cpus>,
 
-    /// Guest memory, in MiB or with a unit (M, G); a multiple of 2M
+    /// Guest memory, in MiB or with a unit (M, G); a multiple of 2M (default: `memory` of the settings, else 256M)
     #[arg(
         long,
         value_name = "SIZE",
-        default_value = "256M",
         help_heading = "Machine",
         allow_hyphen_values = true
     )]
-    pub memory: Memory,
+    pub memory: Option<Memory>,
 
     /// Words to append to the kernel's command line
     #[arg(
@@ -114,6 +113,20 @@ pub struct RunArgs {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
+}
+
+impl RunArgs {
+    /// Number of virtual CPUs.
+    pub fn cpus(&self) -> Cpus {
+        self.cpus.or(settings::in_force().cpus).unwrap_or_default()
+    }
+
+    /// Guest memory.
+    pub fn memory(&self) -> Memory {
+        self.memory
+            .or(settings::in_force().memory)
+            .unwrap_or_default()
+    }
 }
 
 /// The root file system's image.

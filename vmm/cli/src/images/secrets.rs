@@ -135,7 +135,7 @@ pub(super) fn resolve(
     manifest: &Manifest,
     given: Vec<Resolved>,
 ) -> Result<Vec<Candidate>, ImagesError> {
-    let schemes = Schemes::default();
+    let schemes = Schemes::default().with(crate::settings::bundle_scheme());
     let given = given.into_iter().map(|given| (given.name.clone(), given));
     let mut given: BTreeMap<Name, Resolved> = given.collect();
     let mut variables = vec![];

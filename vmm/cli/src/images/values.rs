@@ -16,7 +16,8 @@ pub(super) fn resolve(
     if let Some(path) = env_file {
         declarations = declarations.with_env_file(path);
     }
-    let resolved = declarations.resolve(&Schemes::default())?;
+    let resolved =
+        declarations.resolve(&Schemes::default().with(crate::settings::bundle_scheme()))?;
     scrub_environment(declarations.environment_variables())?;
     Ok(resolved)
 }

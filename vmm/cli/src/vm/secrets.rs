@@ -11,6 +11,8 @@ use cachot_snapshot::image::{RestorePolicy, Secret as Declared};
 use cachot_vmm::protocol::SecretInfo;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::settings;
+
 use super::error::{RunError, system};
 
 /// What is open at once: a descriptor a secret, and some dozens.
@@ -45,7 +47,7 @@ impl Secret {
 /// Those of [`RunError`] that speak of secrets.
 pub fn resolve(declarations: &Declarations) -> Result<Vec<Secret>, RunError> {
     raise_descriptor_limit();
-    let resolved = declarations.resolve(&Schemes::default())?;
+    let resolved = declarations.resolve(&Schemes::default().with(settings::bundle_scheme()))?;
     warn(&resolved);
     let folder = std::env::current_dir().map_err(system("find the working directory"))?;
     let sealed = resolved
