@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::age::{self, AgeError, Identities, Recipient};
+use super::read::{read, read_json};
+use super::sops::{self, SopsError};
 use super::{BundleError, BundleName, Document, DocumentError};
 use crate::files::{self, Access, FileError};
 
@@ -55,6 +57,8 @@ pub struct Opened {
     pub format: Format,
     /// Of an age file: the public key of whoever has read it, and how many can.
     pub readers: Option<(Recipient, usize)>,
+    /// How many values whoever can write the file can change: neither encrypted nor covered by the MAC of sops.
+    pub unauthenticated: usize,
 }
 
 impl Bundles {
@@ -96,13 +100,33 @@ impl Bundles {
             path: path.clone(),
             error,
         };
+        let mut unauthenticated = 0;
         let (document, readers) = match format {
             Format::Age => {
                 let opened = self.decrypt(&path, stored)?;
                 let document = Document::parse(&opened.plain).map_err(of_document)?;
                 (document, Some((opened.reader, opened.recipients)))
             }
-            Format::SopsYaml | Format::SopsJson => return Err(BundleError::NotEncrypted(path)),
+            Format::SopsYaml | Format::SopsJson => {
+                let node = match format {
+                    Format::SopsJson => read_json(stored),
+                    _ => read(stored),
+                };
+                let node = node.map_err(|error| of_document(error.into()))?;
+                let opened = sops::open(node, &Identities::load(&self.key)?);
+                let opened = opened.map_err(|error| match error {
+                    SopsError::NotEncrypted => BundleError::NotEncrypted(path.clone()),
+                    error => BundleError::Sops {
+                        path: path.clone(),
+                        error,
+                    },
+                })?;
+                unauthenticated = opened.unauthenticated;
+                (
+                    Document::of_node(opened.document).map_err(of_document)?,
+                    None,
+                )
+            }
             Format::Plaintext => (Document::parse(stored).map_err(of_document)?, None),
         };
         Ok(Opened {
@@ -110,6 +134,7 @@ impl Bundles {
             path,
             format,
             readers,
+            unauthenticated,
         })
     }
 

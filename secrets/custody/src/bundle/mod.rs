@@ -10,6 +10,7 @@ mod lookup;
 mod name;
 mod node;
 mod read;
+mod sops;
 mod validate;
 mod write;
 
@@ -24,6 +25,7 @@ pub use lookup::{Bundles, Format, Opened};
 pub use name::{BundleName, BundleNameError};
 pub use node::SecretText;
 pub use read::{MAX_TEXT_LEN, TextError};
+pub use sops::SopsError;
 pub use validate::Finding;
 
 use crate::files::FileError;
@@ -81,6 +83,14 @@ pub enum BundleError {
         path: PathBuf,
         /// Why.
         error: AgeError,
+    },
+    /// A file of sops is not read.
+    #[error("cannot decrypt {path:?}: {error}")]
+    Sops {
+        /// The bundle's file.
+        path: PathBuf,
+        /// Why.
+        error: SopsError,
     },
     /// What is in it is not a bundle.
     #[error("{path:?} holds no bundle: {error}")]

@@ -39,7 +39,7 @@ fn field(text: &str) -> Field {
 }
 
 /// That all fields are there, and nothing else.
-fn assert_complete(document: &Document) {
+pub fn assert_complete(document: &Document) {
     let fields: Vec<_> = document.fields().iter().map(Field::to_string).collect();
     assert_eq!(fields, VALUES.map(|(field, _)| field));
     for (text, value) in VALUES {

@@ -2,3 +2,4 @@
 
 mod agentlab;
 mod folder;
+mod sops;

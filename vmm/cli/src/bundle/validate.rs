@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{BundleCommandError, bundles};
 use crate::args::ValidateArgs;
-use crate::text::with_causes;
+use crate::text::{count, with_causes};
 
 /// What is said of a bundle, and never a value.
 #[derive(Debug, Serialize)]
@@ -92,6 +92,12 @@ fn examine(args: &ValidateArgs) -> Report {
     });
     if opened.format == Format::Plaintext {
         report.warnings.push("it is not encrypted".to_owned());
+    }
+    if opened.unauthenticated > 0 {
+        report.warnings.push(format!(
+            "{} not protected against changes (mac_only_encrypted)",
+            count(opened.unauthenticated as u64, "value")
+        ));
     }
     for finding in opened.document.findings() {
         match finding.is_error() {
