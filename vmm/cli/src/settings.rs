@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use cachot_custody::bundle::{Bundles, TextError, yaml_to_json};
+use cachot_custody::bundle::{BundleName, BundleNameError, Bundles, TextError, yaml_to_json};
 use cachot_custody::schemes::Bundle;
 use cachot_custody::{Access, FileError, read_file};
 use serde::Deserialize;
@@ -31,7 +31,7 @@ pub struct Settings {
     /// Folder of bundles.
     pub secrets_dir: Option<PathBuf>,
     /// The bundle that `run --secrets-bundle` delivers if it names none.
-    pub secrets_bundle: Option<String>,
+    pub secrets_bundle: Option<SettingName>,
     /// File with the private keys of age that read bundles.
     pub secrets_age_key_path: Option<PathBuf>,
     /// Whether bundles that are not encrypted are read as well.
@@ -46,6 +46,19 @@ pub struct Settings {
     pub cpus: Option<Cpus>,
     /// `--memory` of `run`.
     pub memory: Option<Memory>,
+}
+
+/// A bundle's name in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SettingName(pub BundleName);
+
+impl TryFrom<String> for SettingName {
+    type Error = BundleNameError;
+
+    fn try_from(text: String) -> Result<Self, BundleNameError> {
+        text.parse().map(Self)
+    }
 }
 
 /// Why the settings file is not used.
@@ -265,7 +278,13 @@ mod tests {
             settings.secrets_dir.as_deref(),
             Some(Path::new("/srv/secrets"))
         );
-        assert_eq!(settings.secrets_bundle.as_deref(), Some("default"));
+        assert_eq!(
+            settings
+                .secrets_bundle
+                .map(|name| name.0.to_string())
+                .as_deref(),
+            Some("default")
+        );
         assert_eq!(settings.cpus, Some("2".parse().expect("CPUs")));
         assert_eq!(settings.memory, Some("1G".parse().expect("memory")));
         assert_eq!(read("").expect("empty"), Settings::default());
@@ -282,6 +301,7 @@ mod tests {
             ("memory: 17M", "multiple of 2M"),
             ("memory: [1]", "memory"),
             ("cpus: 0", "at least 1"),
+            ("secrets_bundle: a/b", "not the name of a bundle"),
             (
                 "secrets_dir: secrets",
                 "secrets_dir is not an absolute path",

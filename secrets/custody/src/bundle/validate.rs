@@ -29,10 +29,7 @@ impl Finding {
     /// Whether a VM does not start because of it, or does not get what it should.
     #[must_use]
     pub fn is_error(&self) -> bool {
-        matches!(
-            self,
-            Self::Empty(_) | Self::SettingsNotJson | Self::NoKnownHosts
-        )
+        matches!(self, Self::Empty(_) | Self::SettingsNotJson)
     }
 }
 
@@ -51,11 +48,11 @@ impl fmt::Display for Finding {
             ),
             Self::Nothing => f.write_str("there is nothing in it"),
             Self::NoKnownHosts => f.write_str(
-                "git.ssh_private_key has no git.known_hosts beside it: git would refuse every host; \
+                "git.ssh_private_key has no git.known_hosts beside it: git trusts only hosts that the guest's image knows; \
                  add them with `cachot bundle set-git NAME known-hosts`",
             ),
             Self::KeyBeatsToken => {
-                f.write_str("git has an ssh key and a token: for ssh addresses the key is used")
+                f.write_str("git has an ssh key and a token: it is given the key")
             }
             Self::Without(field, other) => write!(f, "{field} is there, but {other} is not"),
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cachot_control::Root;
+use cachot_custody::bundle::BundleName;
 use clap::Args;
 
 use super::keeping::KeepingArgs;
@@ -15,6 +16,7 @@ Examples:
   cachot run -- uname -a
   cachot run --secret API_KEY=env:API_TOKEN -- sh -c 'wc -c /run/secrets/API_KEY'
   cachot run --secret DB=dotenv:.env#DB_PASSWORD,uid=1000,env --user 1000 -- ./job
+  cachot run --secrets-bundle default --rootfs debian.ext4 -- git clone git@github.com:me/repo
   cachot run --rootfs debian.ext4 --memory 1G --cpus 2 -it -- bash
   tar c src | cachot run -i --timeout 10m -- tar t
 
@@ -85,6 +87,11 @@ pub struct RunArgs {
     /// dotenv file of which every key becomes a secret that is exported as well
     #[arg(long, value_name = "FILE", help_heading = "Secrets")]
     pub secrets_env_file: Option<PathBuf>,
+
+    /// Bundle to deliver: its variables are exported, and git, claude and ssh find what is theirs in /run/secrets
+    /// (default: secrets_bundle of the settings, else `default`)
+    #[arg(long, value_name = "NAME", num_args = 0..=1, help_heading = "Secrets")]
+    pub secrets_bundle: Option<Option<BundleName>>,
 
     /// Environment variable of the command; wins over a secret of the same name
     #[arg(long = "env", short = 'e', value_name = "KEY=VALUE", value_parser = parse_variable, help_heading = "Command")]
