@@ -34,6 +34,8 @@ pub struct Settings {
     pub secrets_bundle: Option<SettingName>,
     /// File with the private keys of age that read bundles.
     pub secrets_age_key_path: Option<PathBuf>,
+    /// A sops program that decrypts files of sops in place of our own reader.
+    pub secrets_sops_path: Option<PathBuf>,
     /// Whether bundles that are not encrypted are read as well.
     pub secrets_allow_plaintext: bool,
     /// `$CACHOT_STATE`.
@@ -177,10 +179,11 @@ impl Settings {
         Ok(settings)
     }
 
-    fn paths(&self) -> [(&'static str, Option<&PathBuf>); 5] {
+    fn paths(&self) -> [(&'static str, Option<&PathBuf>); 6] {
         [
             ("secrets_dir", self.secrets_dir.as_ref()),
             ("secrets_age_key_path", self.secrets_age_key_path.as_ref()),
+            ("secrets_sops_path", self.secrets_sops_path.as_ref()),
             ("state_dir", self.state_dir.as_ref()),
             ("guest_dir", self.guest_dir.as_ref()),
             ("monitor_path", self.monitor_path.as_ref()),
@@ -246,6 +249,7 @@ pub fn bundles() -> Bundles {
     Bundles {
         folder: chosen(&settings.secrets_dir, folder.join("secrets")),
         key: chosen(&settings.secrets_age_key_path, folder.join("keys/age.key")),
+        sops: settings.secrets_sops_path.clone(),
         allow_plaintext: settings.secrets_allow_plaintext,
     }
 }
@@ -272,7 +276,7 @@ mod tests {
 
     #[test]
     fn test_settings_of_agentlab_and_our_own_are_read() {
-        let text = "# bundles\nsecrets_dir: /srv/secrets\nsecrets_bundle: default\nsecrets_age_key_path: /srv/age.key\ncpus: 2\nmemory: 1G\n";
+        let text = "# bundles\nsecrets_dir: /srv/secrets\nsecrets_bundle: default\nsecrets_age_key_path: /srv/age.key\nsecrets_sops_path: /usr/bin/sops\ncpus: 2\nmemory: 1G\n";
         let settings = read(text).expect("settings");
         assert_eq!(
             settings.secrets_dir.as_deref(),

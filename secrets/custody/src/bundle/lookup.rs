@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::age::{self, AgeError, Identities, Recipient};
+use super::external;
 use super::read::{read, read_json};
 use super::sops::{self, SopsError};
 use super::{BundleError, BundleName, Document, DocumentError};
@@ -43,6 +44,8 @@ pub struct Bundles {
     pub folder: PathBuf,
     /// File with private keys of age.
     pub key: PathBuf,
+    /// A sops program, by its absolute path, that decrypts files of sops in place of our own reader.
+    pub sops: Option<PathBuf>,
     /// Whether bundles that are not encrypted are read as well.
     pub allow_plaintext: bool,
 }
@@ -107,6 +110,9 @@ impl Bundles {
                 let document = Document::parse(&opened.plain).map_err(of_document)?;
                 (document, Some((opened.reader, opened.recipients)))
             }
+            Format::SopsYaml | Format::SopsJson if self.sops.is_some() => {
+                (self.ask_sops(&path)?, None)
+            }
             Format::SopsYaml | Format::SopsJson => {
                 let node = match format {
                     Format::SopsJson => read_json(stored),
@@ -135,6 +141,24 @@ impl Bundles {
             format,
             readers,
             unauthenticated,
+        })
+    }
+
+    /// What the user's own sops program makes of a file.
+    fn ask_sops(&self, path: &Path) -> Result<Document, BundleError> {
+        let program = self.sops.as_deref().unwrap_or(Path::new(""));
+        let of_program = |error| BundleError::External {
+            path: path.to_owned(),
+            error,
+        };
+        let text = external::decrypt(program, path, &self.key, external::PATIENCE);
+        let node = read_json(&text.map_err(of_program)?);
+        let document = node
+            .map_err(DocumentError::from)
+            .and_then(Document::of_node);
+        document.map_err(|error| BundleError::Document {
+            path: path.to_owned(),
+            error,
         })
     }
 

@@ -5,6 +5,7 @@
 mod age;
 mod document;
 mod edit;
+mod external;
 mod json;
 mod lookup;
 mod name;
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 pub use age::{AgeError, Identities, Recipient, RecipientError};
 pub use document::{Document, DocumentError, Field, FieldError, KeyName, KeyNameError};
 pub use edit::{EditError, Written};
+pub use external::ExternalError;
 pub use lookup::{Bundles, Format, Opened};
 pub use name::{BundleName, BundleNameError};
 pub use node::SecretText;
@@ -91,6 +93,14 @@ pub enum BundleError {
         path: PathBuf,
         /// Why.
         error: SopsError,
+    },
+    /// The user's sops program gave nothing.
+    #[error("cannot decrypt {path:?}: {error}")]
+    External {
+        /// The bundle's file.
+        path: PathBuf,
+        /// Why.
+        error: ExternalError,
     },
     /// What is in it is not a bundle.
     #[error("{path:?} holds no bundle: {error}")]

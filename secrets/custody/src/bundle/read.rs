@@ -326,3 +326,91 @@ impl<'de> Deserialize<'de> for Key {
         Ok(Self(String::deserialize(from)?.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Document, DocumentError};
+    use super::*;
+
+    fn text(node: Node, key: &str) -> String {
+        match node {
+            Node::Map(entries) => match super::super::node::get(&entries, key) {
+                Some(Node::Scalar(scalar)) => scalar.text.expose().to_owned(),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn test_read_json_is_read_as_json_and_as_yaml() {
+        let json = b"{\n\t\"a\": \"\\ud83d\\ude00 \\/\",\n\t\"n\": 12,\n\t\"f\": 1.0\n}\n";
+        for read in [read, read_json] {
+            let node = read(json).expect("nodes");
+            assert_eq!(text(node.clone(), "a"), "\u{1f600} /");
+            assert_eq!(text(node.clone(), "n"), "12");
+            assert_eq!(text(node, "f"), "1.0");
+        }
+        // Flow style of YAML is not JSON.
+        assert_eq!(text(read(b"{a: b}").expect("nodes"), "a"), "b");
+        assert_eq!(read_json(b"{a: b}"), Err(TextError::NotJson(1)));
+    }
+
+    #[test]
+    fn test_read_what_could_grow_or_hide_is_refused_with_its_line() {
+        let bomb = "a: &a [x, x]\nb: &b [*a, *a]\n";
+        let deep = format!("{}{}", "[".repeat(60), "]".repeat(60));
+        let deep_json = format!("{{\"a\":{deep}}}");
+        let wide = format!("[{}]", "1,".repeat(MAX_NODES));
+        let cases: [(&str, TextError); 10] = [
+            (bomb, TextError::Alias(1)),
+            ("a: b\nc: *none\n", TextError::NotYaml(2)),
+            ("a: 1\nb: !!binary aGk=\n", TextError::Tag(2)),
+            ("a: 1\n? [x]\n: 2\n", TextError::Key(2)),
+            ("a: 1\nb: 2\na: 3\n", TextError::Repeated(3)),
+            ("{\"a\": 1,\n\"a\": 2}", TextError::Repeated(2)),
+            ("a: 1\n---\nb: 2\n", TextError::Several(2)),
+            (&deep, TextError::TooDeep(1)),
+            (&deep_json, TextError::TooDeep(1)),
+            (&wide, TextError::TooMany),
+        ];
+        for (text, expected) in cases {
+            let shown = text.get(..40).unwrap_or(text);
+            assert_eq!(read(text.as_bytes()), Err(expected), "{shown}");
+        }
+        assert_eq!(read(b"a: \xff"), Err(TextError::NotText));
+        assert_eq!(read(&vec![b' '; MAX_TEXT_LEN + 1]), Err(TextError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn test_read_of_any_bytes_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            read(&bytes).ok();
+            read_json(&bytes).ok();
+        }
+
+        /// Errors of texts that are nearly bundles say nothing of them.
+        #[test]
+        fn test_errors_never_quote_the_text(
+            pieces in prop::collection::vec(
+                prop_oneof![
+                    Just("qzx7c1d"), Just("env:"), Just("git:"), Just("\n"), Just("\n  "), Just("\n\t"),
+                    Just(": "), Just("- "), Just("\""), Just("'"), Just("{"), Just("}"), Just("["), Just("]"),
+                    Just(","), Just("&"), Just("*"), Just("!"), Just("|"), Just("#"), Just("?"), Just("%"),
+                ],
+                0..24,
+            ),
+        ) {
+            let text = pieces.concat();
+            for error in [
+                Document::parse(text.as_bytes()).err(),
+                read_json(text.as_bytes()).err().map(DocumentError::from),
+            ].into_iter().flatten() {
+                let said = format!("{error} {error:?}");
+                prop_assert!(!said.contains("qzx7c1d"), "{}", said);
+            }
+        }
+    }
+}

@@ -55,6 +55,7 @@ impl Folder {
         Bundles {
             folder: self.folder.path().to_owned(),
             key: self.path("age.key"),
+            sops: None,
             allow_plaintext: false,
         }
     }

@@ -75,7 +75,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub keeping: KeepingArgs,
 
-    /// Secret to deliver as /run/secrets/NAME, by reference: env:VARIABLE, file:PATH or dotenv:PATH#KEY;
+    /// Secret to deliver as /run/secrets/NAME, by reference: env:VARIABLE, file:PATH, dotenv:PATH#KEY or
+    /// bundle:NAME#PLACE;
     /// options: mode=0400, uid=0, gid=0, and env to export it to the command as well
     #[arg(
         long = "secret",

@@ -120,6 +120,7 @@ fn bundles(place: &PlaceArgs) -> Bundles {
     Bundles {
         folder: path(&place.secrets_dir, chosen.folder),
         key: path(&place.identity, chosen.key),
+        sops: chosen.sops,
         allow_plaintext: place.allow_plaintext || chosen.allow_plaintext,
     }
 }
