@@ -4,6 +4,7 @@
 //! (`tests/fuzz/run`), and a test runs every target over its corpus (`tests/fuzz/corpus/TARGET`): over
 //! what `src/bin/seeds.rs` has made of real images, and all that was ever found.
 
+pub mod bundle;
 pub mod devices;
 pub mod dotenv;
 pub mod driver;
@@ -13,6 +14,7 @@ pub mod manifest;
 pub mod plan;
 pub mod reference;
 pub mod rig;
+pub mod sops;
 pub mod state;
 pub mod values;
 
@@ -26,7 +28,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     Target {
         name: "manifest",
         run: manifest::run,
@@ -62,6 +64,14 @@ pub const TARGETS: [Target; 9] = [
     Target {
         name: "reference",
         run: reference::run,
+    },
+    Target {
+        name: "bundle",
+        run: bundle::run,
+    },
+    Target {
+        name: "sops",
+        run: sops::run,
     },
 ];
 

@@ -243,8 +243,9 @@ pub fn monitor() -> Option<OsString> {
 /// This user's bundles, by the settings.
 pub fn bundles() -> Bundles {
     let settings = in_force();
-    // Without a home relative paths, which are not there, are as good as any.
-    let folder = Homes::of_process().folder().unwrap_or_default();
+    // Without a home, the machine's: never the working directory.
+    let folder = Homes::of_process().folder();
+    let folder = folder.unwrap_or_else(|| ROOT_FOLDER.into());
     let chosen = |path: &Option<PathBuf>, default| path.clone().unwrap_or(default);
     Bundles {
         folder: chosen(&settings.secrets_dir, folder.join("secrets")),

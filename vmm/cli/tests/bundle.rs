@@ -343,6 +343,52 @@ fn test_bundle_failures_exit_with_125_change_nothing_and_never_show_a_value() {
 }
 
 #[test]
+fn test_bundle_changed_by_many_at_once_loses_no_change() {
+    let user = User::with_bundle();
+    let keys: Vec<String> = (0..8).map(|n| format!("KEY_{n}")).collect();
+
+    std::thread::scope(|scope| {
+        for key in &keys {
+            scope.spawn(|| user.ok(&["bundle", "set-env", "default", key], "v-7c1d"));
+        }
+    });
+
+    let shown = user.ok(&["bundle", "show", "default"], "");
+    for key in &keys {
+        assert!(shown.contains(&format!("env.{key} ")), "{key}: {shown}");
+    }
+}
+
+#[test]
+fn test_bundle_is_whole_whenever_a_change_is_killed() {
+    let user = User::with_bundle();
+    for round in 0..30_u64 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cachot"))
+            .args(["bundle", "set-env", "default", "KEY", "--from", "env:TOKEN"])
+            .env_clear()
+            .env("CACHOT_CONFIG", user.path("config.yaml"))
+            .env("TOKEN", format!("token-{round}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        std::thread::sleep(std::time::Duration::from_micros(round * 700));
+        child.kill().expect("killed");
+        child.wait().expect("it ends");
+
+        let shown = user.ok(&["bundle", "show", "default", "--reveal", "--yes"], "");
+        assert!(shown.contains("env-value-7c1d0003"), "{shown}");
+    }
+    user.ok(&["bundle", "set-env", "default", "KEY"], "last");
+    let names = fs::read_dir(user.path("bundles")).expect("listed");
+    let mut names: Vec<_> = names
+        .map(|entry| entry.expect("a file").file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, [".bundles.lock", "default.age"]);
+}
+
+#[test]
 fn test_settings_that_are_wrong_stop_every_command() {
     let user = User::new();
     user.file("config.yaml", 0o644, b"secrets_dri: /x\n");
