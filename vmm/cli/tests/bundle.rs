@@ -105,6 +105,9 @@ fn test_bundle_is_made_shown_and_never_revealed_unasked() {
     let unasked = user.cachot(&["bundle", "show", "default", "--reveal"], b"y\n");
     assert_eq!(unasked.status.code(), Some(125));
     assert!(unasked.stdout.is_empty());
+    let said = user.ok(&["bundle", "encrypt", "piped", "-"], "env: {A: v-7c1d}");
+    assert!(!said.contains("plaintext"), "{said}");
+    assert!(user.ok(&["bundle", "show", "piped"], "").contains("env.A"));
     let mode = fs::metadata(user.path("bundles/default.age"))
         .expect("there")
         .permissions();

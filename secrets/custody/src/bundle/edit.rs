@@ -72,22 +72,17 @@ pub struct Written {
 }
 
 impl Bundles {
-    /// Encrypts a file of YAML or JSON to `recipients`, or without any to the keys of the own key file, as the new bundle `name`.
+    /// Encrypts a document to `recipients`, or without any to the keys of the own key file, as the new bundle `name`.
     ///
     /// # Errors
     /// See [`BundleError`]; the bundle must not be there, unless it may be replaced.
     pub fn encrypt(
         &self,
         name: &BundleName,
-        plaintext: &Path,
+        document: Document,
         recipients: &[Recipient],
         replace: bool,
     ) -> Result<Written, BundleError> {
-        let text = files::read(plaintext, Access::Trusted, MAX_FILE_LEN)?;
-        let document = Document::parse(&text).map_err(|error| BundleError::Document {
-            path: plaintext.to_owned(),
-            error,
-        })?;
         files::private_folder(&self.folder)?;
         let _turn = files::lock(&self.folder.join(LOCK))?;
         let existing = match replace {
@@ -210,6 +205,18 @@ fn section<'a>(entries: &'a mut Entries, key: &str) -> &'a mut Entries {
 }
 
 impl Document {
+    /// Reads a file that is not encrypted, to encrypt it.
+    ///
+    /// # Errors
+    /// [`BundleError::File`] or [`BundleError::Document`].
+    pub fn read_plaintext(path: &Path) -> Result<Self, BundleError> {
+        let text = files::read(path, Access::Trusted, MAX_FILE_LEN)?;
+        Self::parse(&text).map_err(|error| BundleError::Document {
+            path: path.to_owned(),
+            error,
+        })
+    }
+
     /// Sets a text of `env`, `git` or `artifact`, or `claude.settings_json`.
     pub fn set(&mut self, field: &Field, value: SecretText) {
         let (name, key) = match field {

@@ -316,8 +316,8 @@ fn test_agentlab_ssh_keys_are_added_and_removed() {
 fn test_agentlab_encrypt_makes_a_new_bundle_and_replaces_none_unasked() {
     let folder = Folder::with_key("mine.key");
     let bundles = folder.bundles();
-    let plain = fixture("default.yaml");
-    let encrypt = |replace| bundles.encrypt(&name("new"), &plain, &[], replace);
+    let document = Document::read_plaintext(&fixture("default.yaml")).expect("a bundle");
+    let encrypt = |replace| bundles.encrypt(&name("new"), document.clone(), &[], replace);
 
     let written = encrypt(false).expect("written");
 

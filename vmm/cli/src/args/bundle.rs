@@ -40,6 +40,7 @@ Exit codes: 0, or 125 if the bundle was not changed.";
 const ENCRYPT_EXAMPLES: &str = "\
 Examples:
   cachot bundle encrypt default secrets.yaml
+  generate-secrets | cachot bundle encrypt default -
   cachot bundle encrypt default secrets.yaml --recipient age1... --recipient age1...
   cachot bundle reencrypt default --recipient age1...
 
@@ -224,7 +225,7 @@ pub struct EncryptArgs {
     /// Name of the bundle to make
     pub name: BundleName,
 
-    /// YAML or JSON file with what goes into it
+    /// YAML or JSON file with what goes into it; - for standard input
     pub file: PathBuf,
 
     /// Public key of age of somebody who can read it

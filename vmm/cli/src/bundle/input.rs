@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use cachot_custody::bundle::SecretText;
+use cachot_custody::bundle::{Document, DocumentError, SecretText};
 use cachot_secrets::{Reference, ReferenceError, ResolveError, Schemes, SecretValue, ValueError};
 use rustix::termios::isatty;
 use zeroize::Zeroizing;
@@ -23,6 +23,9 @@ pub enum InputError {
     /// Standard input has none.
     #[error("standard input has no value for the bundle")]
     Value(#[from] ValueError),
+    /// Not a bundle.
+    #[error("standard input holds no bundle: {0}")]
+    Document(DocumentError),
     /// Not UTF-8.
     #[error(
         "the value is not text in UTF-8, and a bundle holds text only: encode it, as with base64"
@@ -80,6 +83,15 @@ pub fn read(
     }
     let text = std::str::from_utf8(bytes).map_err(|_| InputError::NotText)?;
     Ok(text.into())
+}
+
+/// Reads a document, of no more bytes than a secret, from standard input: so it is never in a file.
+///
+/// # Errors
+/// See [`InputError`].
+pub fn document() -> Result<Document, InputError> {
+    let text = SecretValue::read_from(&mut Descriptor)?;
+    Document::parse(text.expose()).map_err(InputError::Document)
 }
 
 fn without_line_end(bytes: &[u8]) -> &[u8] {

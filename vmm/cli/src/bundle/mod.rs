@@ -5,9 +5,11 @@ mod show;
 mod validate;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use cachot_custody::bundle::{BundleError, Bundles, Field, Recipient, RecipientError, Written};
+use cachot_custody::bundle::{
+    BundleError, Bundles, Document, Field, Recipient, RecipientError, Written,
+};
 use cachot_secrets::NameError;
 
 use crate::args::{BundleCommand, GitPart, PlaceArgs};
@@ -90,14 +92,21 @@ pub fn run(command: &BundleCommand, output: &mut impl Write) -> Result<bool, Bun
         BundleCommand::Encrypt(args) => {
             let recipients = recipients(&args.recipients)?;
             let bundles = bundles(&args.place);
-            let written = bundles.encrypt(&args.name, &args.file, &recipients, args.replace)?;
+            let is_file = args.file != Path::new("-");
+            let document = match is_file {
+                true => Document::read_plaintext(&args.file)?,
+                false => input::document()?,
+            };
+            let written = bundles.encrypt(&args.name, document, &recipients, args.replace)?;
             report("written", &written, output)?;
-            writeln!(
-                output,
-                "the plaintext is still in {:?}: remove it with `shred -u` or `rm` (what a disk or a backup has kept of \
+            if is_file {
+                writeln!(
+                    output,
+                    "the plaintext is still in {:?}: remove it with `shred -u` or `rm` (what a disk or a backup has kept of \
                  it, neither removes)",
-                args.file
-            )?;
+                    args.file
+                )?;
+            }
             Ok(true)
         }
         BundleCommand::Reencrypt(args) => {
