@@ -455,3 +455,114 @@ fn check_ssh_keys(node: &Node) -> Result<(), DocumentError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Document, DocumentError> {
+        Document::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn test_agentlab_version_0_or_none_is_1_and_others_are_refused() {
+        for good in ["", "version: 0", "version: 1", "version: null", "{}"] {
+            parse(good).expect(good);
+        }
+        let refused = parse("version: 2").expect_err("refused");
+        assert!(
+            refused
+                .to_string()
+                .starts_with("unsupported bundle version 2")
+        );
+        for bad in [
+            "version: '1'",
+            "version: 1.5",
+            "version: [1]",
+            "version: one",
+        ] {
+            assert_eq!(parse(bad), Err(DocumentError::VersionForm), "{bad}");
+        }
+    }
+
+    #[test]
+    fn test_agentlab_settings_json_wins_over_settings() {
+        let settings = |text: &str| {
+            let document = parse(&format!("claude: {{{text}}}")).expect("a bundle");
+            document
+                .value(&Field::ClaudeSettings)
+                .map(|value| value.to_string())
+        };
+        assert_eq!(
+            settings("settings_json: a, settings: {b: 1}").as_deref(),
+            Some("a")
+        );
+        assert_eq!(
+            settings("settings_json: '', settings: {b: 1}").as_deref(),
+            Some("{\"b\":1}")
+        );
+        assert_eq!(settings("settings: {}").as_deref(), Some("{}"));
+        assert_eq!(settings("settings: null"), None);
+    }
+
+    #[test]
+    fn test_sections_that_are_null_are_not_there() {
+        let text = "metadata:\ngit:\nenv:\nclaude:\nartifact:\nssh:\n  keys:\n";
+        assert_eq!(parse(text).expect("a bundle").fields(), []);
+        let text = "git: {token: null, username: ''}";
+        assert_eq!(parse(text).expect("a bundle").fields(), []);
+    }
+
+    #[test]
+    fn test_what_stands_in_the_wrong_place_is_named_and_not_shown() {
+        for (text, place) in [
+            ("[v-7c1d]", "the bundle is not"),
+            ("v-7c1d", "the bundle is not"),
+            ("git: v-7c1d", "git is not a mapping"),
+            ("git: {token: [v-7c1d]}", "git.token is not a text"),
+            ("env: [v-7c1d]", "env is not a mapping"),
+            ("env: {v-7c1d: x}", "a key of env is not"),
+            (
+                "claude: {settings: v-7c1d}",
+                "claude.settings is not a mapping",
+            ),
+            ("ssh: {keys: v-7c1d}", "ssh.keys is not"),
+            ("ssh: {keys: {a/7c1d: {}}}", "a key of ssh.keys is not"),
+            ("ssh: {keys: {a: v-7c1d}}", "ssh.keys.a is not a mapping"),
+            (
+                "ssh: {keys: {a: {key: [v-7c1d]}}}",
+                "ssh.keys.a.key is not a text",
+            ),
+        ] {
+            let said = parse(text).expect_err(text).to_string();
+            assert!(
+                said.starts_with(place) && !said.contains("7c1d"),
+                "{text}: {said}"
+            );
+        }
+    }
+
+    #[test]
+    fn test_field_names_are_read_as_they_are_written() {
+        let text = "git: {username: a, token: a, ssh_private_key: a, ssh_public_key: a, known_hosts: a}\nenv: {A: a}\n\
+                    claude: {settings_json: a}\nartifact: {endpoint: a, token: a}\nssh: {keys: {a.b: {key: a}}}";
+        let fields = parse(text).expect("a bundle").fields();
+        assert_eq!(fields.len(), 10);
+        for field in fields {
+            assert_eq!(field.to_string().parse(), Ok(field));
+        }
+        for bad in [
+            "",
+            "git",
+            "git.",
+            "git.none",
+            "env.",
+            "env.a-b",
+            "ssh.",
+            "ssh..",
+            "version.1",
+        ] {
+            assert_eq!(bad.parse::<Field>(), Err(FieldError), "{bad:?}");
+        }
+    }
+}
