@@ -46,6 +46,25 @@ fn no_value_on_a_disk_is_in_a_snapshot() {
 }
 
 #[test]
+fn bundles_are_delivered_and_restored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mine, other) = (
+        age::x25519::Identity::generate(),
+        age::x25519::Identity::generate(),
+    );
+    let files = [
+        ("identity", mine.to_string().expose_secret().to_owned()),
+        ("recipient", other.to_public().to_string()),
+    ];
+    let paths = files.map(|(name, content)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path
+    });
+    run_script("bundle", "4G", &paths);
+}
+
+#[test]
 fn encrypted_images_and_changed_ones() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let identity = age::x25519::Identity::generate();

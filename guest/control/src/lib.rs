@@ -44,6 +44,10 @@ pub const CONTROL_PORT: u32 = 1024;
 /// Host port of stream connections.
 pub const STREAM_PORT: u32 = 1025;
 
+/// A program that PID 1 puts into every guest: it answers git with `$GIT_USERNAME` (default `x-access-token`) and the
+/// secret `GIT_TOKEN`.
+pub const GIT_ASKPASS: &str = "/run/git-askpass";
+
 /// Largest frame, in bytes: an argument vector and an environment of the size Linux accepts by
 /// default (a quarter of an 8 MiB stack), with room for JSON's escapes.
 pub const MAX_FRAME: usize = 4 << 20;

@@ -15,6 +15,7 @@
 //! There is one thread and no async runtime: every descriptor is non-blocking, and the loop tries
 //! everything, then waits for anything.
 
+pub mod askpass;
 pub mod cgroup;
 pub mod channel;
 pub mod child;

@@ -6,7 +6,7 @@ use cachot_init::child::Places;
 use cachot_init::kernel::Linux;
 use cachot_init::link::Vsock;
 use cachot_init::supervisor::{Supervisor, Surroundings};
-use cachot_init::{modules, mounts, power, renew, root, sys};
+use cachot_init::{askpass, modules, mounts, power, renew, root, sys};
 use std::path::Path;
 
 /// What the guest calls itself.
@@ -40,6 +40,8 @@ fn serve() -> anyhow::Result<()> {
     if let Err(message) = mounts::mount_secrets() {
         report(&message);
     }
+    askpass::place(Path::new(cachot_control::GIT_ASKPASS))
+        .with_context(|| format!("cannot write {}", cachot_control::GIT_ASKPASS))?;
     let supervisor = Supervisor::new(Surroundings {
         transport: Vsock,
         change_root: root::change,

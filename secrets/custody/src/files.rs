@@ -3,13 +3,14 @@
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
+use zeroize::Zeroizing;
 
 /// Why a file is not used.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +73,7 @@ impl FileError {
 
 /// Who may touch a file that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub enum Access {
     /// Nobody but its owner reads or writes it: keys, and what is encrypted with them.
     Private,
     /// Nobody but its owner writes it: settings.
@@ -191,6 +192,22 @@ pub(crate) fn remove(folder: &Path, path: &Path) -> Result<(), FileError> {
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), FileError> {
     let sync = || File::open(folder)?.sync_all();
     sync().map_err(FileError::system("write to the disk", folder))
+}
+
+/// All bytes of a file that [`open`] opens.
+///
+/// # Errors
+/// See [`FileError`].
+pub fn read(path: &Path, access: Access, limit: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let file = open(path, access, limit)?;
+    let examined = file.metadata();
+    let len = examined.map_err(FileError::system("examine", path))?.len();
+    // Large enough at once: what it would grow out of is not wiped. Of a file that grows meanwhile the rest is left.
+    let len = len.min(limit);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or(0)));
+    let read = file.take(len).read_to_end(&mut bytes);
+    read.map_err(FileError::system("read", path))?;
+    Ok(bytes)
 }
 
 fn check_access(stat: &Stat, access: Access, path: &Path) -> Result<(), FileError> {

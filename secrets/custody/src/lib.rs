@@ -5,6 +5,7 @@
 //! brings a database, TLS and a network.
 
 pub mod audit;
+pub mod bundle;
 mod crypto;
 mod files;
 pub mod keys;
@@ -13,7 +14,7 @@ pub mod schemes;
 pub mod store;
 
 pub use crypto::{CryptoError, Key};
-pub use files::FileError;
+pub use files::{Access, FileError, read as read_file};
 pub use keys::KeyError;
 pub use requester::{Requester, UserId, UserIdError};
 pub use store::{Store, StoreError};

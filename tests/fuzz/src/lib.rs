@@ -5,6 +5,7 @@
 //! what `src/bin/seeds.rs` has made of real images, and all that was ever found.
 
 pub mod audit;
+pub mod bundle;
 pub mod devices;
 pub mod dotenv;
 pub mod driver;
@@ -14,6 +15,7 @@ pub mod manifest;
 pub mod plan;
 pub mod reference;
 pub mod rig;
+pub mod sops;
 pub mod state;
 pub mod values;
 
@@ -27,7 +29,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 12] = [
     Target {
         name: "manifest",
         run: manifest::run,
@@ -67,6 +69,14 @@ pub const TARGETS: [Target; 10] = [
     Target {
         name: "reference",
         run: reference::run,
+    },
+    Target {
+        name: "bundle",
+        run: bundle::run,
+    },
+    Target {
+        name: "sops",
+        run: sops::run,
     },
 ];
 

@@ -13,7 +13,8 @@ use crate::args::KeepingArgs;
 use crate::audit;
 use crate::detach::{self, Side, Starting};
 use crate::keeper::life::Life;
-use crate::monitor_process::{MONITOR_VARIABLE, monitor_program};
+use crate::monitor_process::monitor_program;
+use crate::settings;
 use crate::signals::Signals;
 use crate::state_dir::{Places, StateDir};
 use crate::terminal::RawMode;
@@ -88,7 +89,7 @@ pub fn launch<'a>(
 pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<u8, RunError> {
     let root = Places::of_process().root()?;
     let own = std::env::current_exe().ok();
-    let program = monitor_program(std::env::var_os(MONITOR_VARIABLE), own.as_deref());
+    let program = monitor_program(settings::monitor(), own.as_deref());
     let kvm = open_kvm(Path::new("/dev/kvm"))?;
 
     // From here on a signal is a reason to clean up, not to vanish.

@@ -7,6 +7,7 @@
 pub mod api_client;
 pub mod args;
 pub mod audit;
+pub mod bundle;
 pub mod custody;
 pub mod detach;
 pub mod doctor;
@@ -21,6 +22,7 @@ pub mod progress;
 pub mod resources;
 pub mod restore;
 pub mod run;
+pub mod settings;
 pub mod signals;
 pub mod spawn;
 pub mod state_dir;

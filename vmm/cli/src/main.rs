@@ -5,10 +5,11 @@ use std::io;
 use std::process::ExitCode;
 
 use cachot::args::{Cli, Command, usage_line};
+use cachot::bundle::{self, BundleCommandError};
 use cachot::custody::{self, CustodyError};
 use cachot::images::{self, ImagesError};
 use cachot::run::{self, OWN_FAILURE};
-use cachot::{doctor, restore, vms};
+use cachot::{doctor, restore, settings, vms};
 use clap::Parser;
 use zeroizing_alloc::ZeroAlloc;
 
@@ -76,6 +77,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn execute(cli: &Cli) -> anyhow::Result<u8> {
     // Before anything else: from here on this process may hold values.
     cachot_secrets::harden_process()?;
+    settings::load()?;
     let output = &mut io::stdout().lock();
     let success = match &cli.command {
         Command::Run(args) => return Ok(run::run(args)?),
@@ -95,6 +97,10 @@ fn execute(cli: &Cli) -> anyhow::Result<u8> {
         },
         Command::Key(command) => match custody::key::run(command, output) {
             Err(CustodyError::Output(error)) => return Err(error.into()),
+            other => other?,
+        },
+        Command::Bundle(command) => match bundle::run(command, output) {
+            Err(BundleCommandError::Output(error)) => return Err(error.into()),
             other => other?,
         },
         Command::Snapshot(command) => match images::run(command, output) {

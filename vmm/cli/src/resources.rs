@@ -5,13 +5,16 @@ use std::str::FromStr;
 use cachot_devices::memory::{GRANULE, MAX_SIZE, MIN_SIZE};
 use cachot_vmm::keeper::MAX_CPUS;
 use parse_size::Config;
+use serde::Deserialize;
 
 /// A number of virtual CPUs: 1 to [`MAX_CPUS`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Setting")]
 pub struct Cpus(u8);
 
 /// An amount of guest memory: a multiple of [`GRANULE`], from [`MIN_SIZE`] to [`MAX_SIZE`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Setting")]
 pub struct Memory(u64);
 
 /// Why a text is neither.
@@ -89,6 +92,53 @@ impl FromStr for Memory {
             return Err(ResourceError::Odd(bytes));
         }
         Ok(Self(bytes))
+    }
+}
+
+/// How either is written in a settings file.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "cpus is a number, memory a size as in 256M")]
+enum Setting {
+    Number(u64),
+    Text(String),
+}
+
+impl Setting {
+    fn parse<T: FromStr<Err = ResourceError>>(self) -> Result<T, ResourceError> {
+        match self {
+            Self::Number(number) => number.to_string().parse(),
+            Self::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl TryFrom<Setting> for Cpus {
+    type Error = ResourceError;
+
+    fn try_from(setting: Setting) -> Result<Self, ResourceError> {
+        setting.parse()
+    }
+}
+
+impl TryFrom<Setting> for Memory {
+    type Error = ResourceError;
+
+    fn try_from(setting: Setting) -> Result<Self, ResourceError> {
+        setting.parse()
+    }
+}
+
+impl Default for Cpus {
+    /// One.
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl Default for Memory {
+    /// 256 MiB.
+    fn default() -> Self {
+        Self(256 << 20)
     }
 }
 

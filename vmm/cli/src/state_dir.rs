@@ -107,7 +107,7 @@ impl Places {
     /// Of this process.
     pub fn of_process() -> Self {
         Self {
-            state: std::env::var_os(STATE_VARIABLE),
+            state: crate::settings::state(),
             xdg_state_home: std::env::var_os("XDG_STATE_HOME"),
             home: std::env::var_os("HOME"),
             root: rustix::process::geteuid().is_root(),

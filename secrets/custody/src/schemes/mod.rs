@@ -1,5 +1,6 @@
 //! Schemes that ask the store or others for values: programs, a server, the service manager.
 
+mod bundle;
 mod exec;
 mod program;
 mod store;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use cachot_secrets::{ResolveError, Schemes, ValueError};
 
+pub use bundle::Bundle;
 pub use exec::{Exec, Helper};
 pub use program::ExecError;
 pub use store::StoreScheme;

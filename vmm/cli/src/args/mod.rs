@@ -1,5 +1,6 @@
 //! The command line: what can be written on it, and what each part is read as.
 
+mod bundle;
 mod keeping;
 mod key;
 mod owner;
@@ -13,6 +14,10 @@ use std::error::Error;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use bundle::{
+    AddSshKeyArgs, BundleCommand, EncryptArgs, GitPart, PlaceArgs, ReencryptArgs, RemoveSshKeyArgs,
+    SetEnvArgs, SetGitArgs, ShowArgs, ValidateArgs,
+};
 pub use keeping::KeepingArgs;
 pub use key::{KeyCommand, KeyStatusArgs, RecipientArgs, SourceArgs};
 pub use owner::OwnerArgs;
@@ -36,7 +41,9 @@ Exit codes of `cachot run`:
   127      the command was not found
 The other commands end with 0, with 1 if they found something wrong, and with 125 if they were used wrongly.
 
-Environment:
+Environment (it beats the settings file, and options beat both):
+  CACHOT_CONFIG  settings file (default: $XDG_CONFIG_HOME/cachot/config.yaml, else ~/.config/cachot/config.yaml; for
+                 root /etc/cachot/config.yaml); resources/bundles.md has its keys
   CACHOT_STATE   folder for the state of running VMs, the store of secrets, the audit log, the key that images and
                  logs are signed with, and trusted keys
                  (default: $XDG_STATE_HOME/cachot, else ~/.local/state/cachot; for root /var/lib/cachot)
@@ -82,6 +89,9 @@ pub enum Command {
     /// Look after the key that the store is encrypted with
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Make, look at and change bundles of secrets
+    #[command(subcommand)]
+    Bundle(Box<BundleCommand>),
     /// Take, look at and check snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -162,7 +172,7 @@ mod tests {
     #[test]
     fn test_run_defaults() {
         let args = run(&["--", "true"]);
-        assert_eq!((args.cpus.get(), args.memory.bytes()), (1, 256 << 20));
+        assert_eq!((args.cpus().get(), args.memory().bytes()), (1, 256 << 20));
         assert_eq!(args.command, ["true"]);
         assert!(!args.tty && !args.interactive && !args.keeping.dangerously_allow_swap);
     }
@@ -187,7 +197,7 @@ mod tests {
             "-c",
             "--help",
         ]);
-        assert_eq!((args.cpus.get(), args.memory.bytes()), (4, 1 << 30));
+        assert_eq!((args.cpus().get(), args.memory().bytes()), (4, 1 << 30));
         assert!(args.tty && args.interactive);
         assert_eq!(
             args.env,

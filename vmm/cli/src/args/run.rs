@@ -4,16 +4,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cachot_control::Root;
+use cachot_custody::bundle::BundleName;
 use clap::Args;
 
 use super::keeping::KeepingArgs;
 use crate::resources::{Cpus, Memory};
+use crate::settings;
 
 const RUN_EXAMPLES: &str = "\
 Examples:
   cachot run -- uname -a
   cachot run --secret API_KEY=env:API_TOKEN -- sh -c 'wc -c /run/secrets/API_KEY'
   cachot run --secret DB=dotenv:.env#DB_PASSWORD,uid=1000,env --user 1000 -- ./job
+  cachot run --secrets-bundle default --rootfs debian.ext4 -- git clone git@github.com:me/repo
   cachot run --rootfs debian.ext4 --memory 1G --cpus 2 -it -- bash
   tar c src | cachot run -i --timeout 10m -- tar t
 
@@ -41,25 +44,23 @@ pub struct RunArgs {
     #[arg(long, value_name = "IMAGE[,ro|,rw]", value_parser = parse_rootfs, help_heading = "Machine")]
     pub rootfs: Option<Rootfs>,
 
-    /// Number of virtual CPUs
+    /// Number of virtual CPUs (default: `cpus` of the settings, else 1)
     #[arg(
         long,
         value_name = "N",
-        default_value = "1",
         help_heading = "Machine",
         allow_hyphen_values = true
     )]
-    pub cpus: Cpus,
+    pub cpus: Option<Cpus>,
 
-    /// Guest memory, in MiB or with a unit (M, G); a multiple of 2M
+    /// Guest memory, in MiB or with a unit (M, G); a multiple of 2M (default: `memory` of the settings, else 256M)
     #[arg(
         long,
         value_name = "SIZE",
-        default_value = "256M",
         help_heading = "Machine",
         allow_hyphen_values = true
     )]
-    pub memory: Memory,
+    pub memory: Option<Memory>,
 
     /// Words to append to the kernel's command line
     #[arg(
@@ -75,7 +76,7 @@ pub struct RunArgs {
     pub keeping: KeepingArgs,
 
     /// Secret to deliver as /run/secrets/NAME, by reference: store:NAME, env:VARIABLE, file:PATH, dotenv:PATH#KEY,
-    /// vault:MOUNT/data/PATH#FIELD, exec:PROGRAM ARGUMENTS, helper:REF or systemd:NAME; options: mode=0400, uid=0,
+    /// bundle:NAME#PLACE, vault:MOUNT/data/PATH#FIELD, exec:PROGRAM ARGUMENTS, helper:REF or systemd:NAME; options: mode=0400, uid=0,
     /// gid=0, and env to export it to the command as well
     #[arg(
         long = "secret",
@@ -87,6 +88,11 @@ pub struct RunArgs {
     /// dotenv file of which every key becomes a secret that is exported as well
     #[arg(long, value_name = "FILE", help_heading = "Secrets")]
     pub secrets_env_file: Option<PathBuf>,
+
+    /// Bundle to deliver: its variables are exported, and git, claude and ssh find what is theirs in /run/secrets
+    /// (default: secrets_bundle of the settings, else `default`)
+    #[arg(long, value_name = "NAME", num_args = 0..=1, help_heading = "Secrets")]
+    pub secrets_bundle: Option<Option<BundleName>>,
 
     /// Environment variable of the command; wins over a secret of the same name
     #[arg(long = "env", short = 'e', value_name = "KEY=VALUE", value_parser = parse_variable, help_heading = "Command")]
@@ -115,6 +121,20 @@ pub struct RunArgs {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
+}
+
+impl RunArgs {
+    /// Number of virtual CPUs.
+    pub fn cpus(&self) -> Cpus {
+        self.cpus.or(settings::in_force().cpus).unwrap_or_default()
+    }
+
+    /// Guest memory.
+    pub fn memory(&self) -> Memory {
+        self.memory
+            .or(settings::in_force().memory)
+            .unwrap_or_default()
+    }
 }
 
 /// The root file system's image.

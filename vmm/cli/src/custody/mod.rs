@@ -14,6 +14,7 @@ use cachot_secrets::Schemes;
 
 pub use error::CustodyError;
 
+use crate::settings;
 use crate::state_dir::{Places, StateError};
 
 /// Folder of the store in the folder of all state.
@@ -22,6 +23,7 @@ const STORE_FOLDER: &str = "secrets";
 /// The schemes that references may use, for whoever asks.
 pub fn schemes(requester: &Requester) -> Schemes {
     with_providers(Schemes::default(), &Environment::of_this_process())
+        .with(settings::bundle_scheme())
         .with(StoreScheme::new(store_folder().ok(), requester.clone()))
 }
 

@@ -4,15 +4,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::Finding;
-use crate::guest_files::{GUEST_VARIABLE, Role, guest_folders, open_or_default};
+use crate::guest_files::{Role, guest_folders, open_or_default};
 use crate::monitor_process::{MONITOR_VARIABLE, monitor_program};
+use crate::settings;
 
 /// Oldest Linux that everything is meant for: the oldest supported one.
 const OLDEST: (u32, u32) = (5, 10);
 
 /// Debian packages that building and testing take (`resources/install-deps.sh`), each with a file
 /// that shows that it is there; a name without a slash is looked up in `PATH`.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 16] = [
+    ("age", "age"),
     ("bc", "bc"),
     ("bison", "bison"),
     ("build-essential", "cc"),
@@ -35,14 +37,8 @@ pub fn check() -> Vec<Finding> {
     let release = rustix::system::uname();
     vec![
         kernel(&release.release().to_string_lossy()),
-        monitor(&monitor_program(
-            std::env::var_os(MONITOR_VARIABLE),
-            program.as_deref(),
-        )),
-        guest(&guest_folders(
-            std::env::var_os(GUEST_VARIABLE),
-            program.as_deref(),
-        )),
+        monitor(&monitor_program(settings::monitor(), program.as_deref())),
+        guest(&guest_folders(settings::guest(), program.as_deref())),
         packages(&missing(&search_path())),
     ]
 }

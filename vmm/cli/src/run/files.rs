@@ -7,9 +7,9 @@ use cachot_control::Root;
 use super::RunError;
 use crate::args::RunArgs;
 use crate::guest_files::{
-    GUEST_VARIABLE, GuestFile, Role, check_memory, guest_folders, open, open_or_default,
-    open_writable,
+    GuestFile, Role, check_memory, guest_folders, open, open_or_default, open_writable,
 };
+use crate::settings;
 
 /// What a VM boots from.
 pub struct Files {
@@ -25,13 +25,13 @@ impl Files {
     /// [`RunError::GuestFile`].
     pub fn open(args: &RunArgs) -> Result<Self, RunError> {
         let own = std::env::current_exe().ok();
-        let folders = guest_folders(std::env::var_os(GUEST_VARIABLE), own.as_deref());
+        let folders = guest_folders(settings::guest(), own.as_deref());
         let kernel = open_or_default(Role::Kernel, args.kernel.as_deref(), &folders)?;
         let initrd = match args.initrd.as_deref() {
             Some(path) if path == Path::new("none") => None,
             named => Some(open_or_default(Role::Initrd, named, &folders)?),
         };
-        check_memory(args.memory.bytes(), &kernel, initrd.as_ref())?;
+        check_memory(args.memory().bytes(), &kernel, initrd.as_ref())?;
         let rootfs = match &args.rootfs {
             None => None,
             Some(rootfs) if rootfs.root == Root::Writable => {

@@ -4,6 +4,7 @@
 //! are resolved and all files are open. From then on every way out kills the monitor and removes the
 //! state folder.
 
+mod bundle;
 mod files;
 
 use std::ffi::OsString;
@@ -39,7 +40,8 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
 
 /// Resolves the secrets, then opens the files.
 fn prepare(args: &RunArgs, window: Option<WindowSize>) -> Result<Launch<'static>, RunError> {
-    let mut declarations = Declarations::parse(&args.secrets);
+    let bundle = bundle::of_run(args)?;
+    let mut declarations = Declarations::parse(args.secrets.iter().chain(&bundle.declarations));
     if let Some(path) = &args.secrets_env_file {
         declarations = declarations.with_env_file(path);
     }
@@ -61,14 +63,14 @@ fn prepare(args: &RunArgs, window: Option<WindowSize>) -> Result<Launch<'static>
         created: 0,
         keeper: 0,
         detached: false,
-        cpus: args.cpus.get(),
-        memory: args.memory.bytes(),
+        cpus: args.cpus().get(),
+        memory: args.memory().bytes(),
         cmdline: Digest::of(cmdline.as_bytes()),
         disk,
         secrets: secrets.iter().map(|one| one.declared.clone()).collect(),
         lineage: Vec::new(),
         workload: Workload {
-            start: start(args, &secrets, window),
+            start: start(args, bundle.env, &secrets, window),
             withheld: false,
             secrets_audit: args.keeping.secrets_audit,
         },
@@ -91,8 +93,19 @@ fn prepare(args: &RunArgs, window: Option<WindowSize>) -> Result<Launch<'static>
     })
 }
 
-fn start(args: &RunArgs, secrets: &[Secret], terminal: Option<WindowSize>) -> Start {
-    let mut env = Vec::new();
+fn start(
+    args: &RunArgs,
+    bundle: Vec<(String, String)>,
+    secrets: &[Secret],
+    terminal: Option<WindowSize>,
+) -> Start {
+    let mut env = bundle;
+    // What a bundle points out, a secret of the same name wins over, as over all that an image sets.
+    env.retain(|(name, _)| {
+        secrets
+            .iter()
+            .all(|secret| secret.declared.name.as_str() != name)
+    });
     if terminal.is_some()
         && let Some(term) =
             std::env::var_os("TERM").and_then(|term| OsString::into_string(term).ok())

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use cachot_custody::bundle::BundleError;
 use cachot_secrets::{Failures, Name, ScrubError, SealedError, ValueError};
 use cachot_snapshot::image::ImageError;
 use cachot_snapshot::needles::NeedleError;
@@ -26,6 +27,9 @@ pub enum RunError {
     /// Some references have no value.
     #[error(transparent)]
     Secrets(#[from] Failures),
+    /// A bundle cannot be read.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// A value could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealedError),

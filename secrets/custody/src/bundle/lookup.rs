@@ -1,0 +1,174 @@
+//! Where bundles are, and how one is read.
+
+use std::path::{Path, PathBuf};
+
+use super::age::{self, AgeError, Identities, Recipient};
+use super::external;
+use super::read::{read, read_json};
+use super::sops::{self, SopsError};
+use super::{BundleError, BundleName, Document, DocumentError};
+use crate::files::{self, Access, FileError};
+
+/// Most bytes of a bundle's file: base64 and the frame of sops around each value make it no more than four times
+/// [`super::MAX_TEXT_LEN`].
+pub(super) const MAX_FILE_LEN: u64 = 16 << 20;
+
+/// How a bundle is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// An age file.
+    Age,
+    /// YAML whose values sops has encrypted.
+    SopsYaml,
+    /// JSON whose values sops has encrypted.
+    SopsJson,
+    /// Not at all.
+    Plaintext,
+}
+
+/// Extensions in the order in which they are looked for.
+const EXTENSIONS: [(&str, Format); 7] = [
+    (".age", Format::Age),
+    (".sops.yaml", Format::SopsYaml),
+    (".sops.yml", Format::SopsYaml),
+    (".sops.json", Format::SopsJson),
+    (".yaml", Format::Plaintext),
+    (".yml", Format::Plaintext),
+    (".json", Format::Plaintext),
+];
+
+/// The folder of a user's bundles, and what they are read with.
+#[derive(Debug, Clone)]
+pub struct Bundles {
+    /// The folder.
+    pub folder: PathBuf,
+    /// File with private keys of age.
+    pub key: PathBuf,
+    /// A sops program, by its absolute path, that decrypts files of sops in place of our own reader.
+    pub sops: Option<PathBuf>,
+    /// Whether bundles that are not encrypted are read as well.
+    pub allow_plaintext: bool,
+}
+
+/// A bundle that was read.
+pub struct Opened {
+    /// What is in it.
+    pub document: Document,
+    /// Its file.
+    pub path: PathBuf,
+    /// How it is encrypted.
+    pub format: Format,
+    /// Of an age file: the public key of whoever has read it, and how many can.
+    pub readers: Option<(Recipient, usize)>,
+    /// How many values whoever can write the file can change: neither encrypted nor covered by the MAC of sops.
+    pub unauthenticated: usize,
+}
+
+impl Bundles {
+    /// The path of an age file of this name.
+    #[must_use]
+    pub fn age_path(&self, name: &BundleName) -> PathBuf {
+        self.folder.join(format!("{name}.age"))
+    }
+
+    /// Finds and reads a bundle.
+    ///
+    /// # Errors
+    /// See [`BundleError`].
+    pub fn open(&self, name: &BundleName) -> Result<Opened, BundleError> {
+        for (extension, format) in EXTENSIONS {
+            let path = self.folder.join(format!("{name}{extension}"));
+            let access = match format {
+                Format::Plaintext => Access::Private,
+                // Reading it helps nobody; writing it would.
+                _ => Access::Trusted,
+            };
+            let stored = match files::read(&path, access, MAX_FILE_LEN) {
+                Err(FileError::Absent(_)) => continue,
+                _ if format == Format::Plaintext && !self.allow_plaintext => {
+                    return Err(BundleError::NotEncrypted(path));
+                }
+                other => other?,
+            };
+            return self.read(path, format, &stored);
+        }
+        Err(BundleError::NotFound {
+            name: name.clone(),
+            folder: self.folder.clone(),
+        })
+    }
+
+    fn read(&self, path: PathBuf, format: Format, stored: &[u8]) -> Result<Opened, BundleError> {
+        let of_document = |error: DocumentError| BundleError::Document {
+            path: path.clone(),
+            error,
+        };
+        let mut unauthenticated = 0;
+        let (document, readers) = match format {
+            Format::Age => {
+                let opened = self.decrypt(&path, stored)?;
+                let document = Document::parse(&opened.plain).map_err(of_document)?;
+                (document, Some((opened.reader, opened.recipients)))
+            }
+            Format::SopsYaml | Format::SopsJson if self.sops.is_some() => {
+                (self.ask_sops(&path)?, None)
+            }
+            Format::SopsYaml | Format::SopsJson => {
+                let node = match format {
+                    Format::SopsJson => read_json(stored),
+                    _ => read(stored),
+                };
+                let node = node.map_err(|error| of_document(error.into()))?;
+                let opened = sops::open(node, &Identities::load(&self.key)?);
+                let opened = opened.map_err(|error| match error {
+                    SopsError::NotEncrypted => BundleError::NotEncrypted(path.clone()),
+                    error => BundleError::Sops {
+                        path: path.clone(),
+                        error,
+                    },
+                })?;
+                unauthenticated = opened.unauthenticated;
+                (
+                    Document::of_node(opened.document).map_err(of_document)?,
+                    None,
+                )
+            }
+            Format::Plaintext => (Document::parse(stored).map_err(of_document)?, None),
+        };
+        Ok(Opened {
+            document,
+            path,
+            format,
+            readers,
+            unauthenticated,
+        })
+    }
+
+    /// What the user's own sops program makes of a file.
+    fn ask_sops(&self, path: &Path) -> Result<Document, BundleError> {
+        let program = self.sops.as_deref().unwrap_or(Path::new(""));
+        let of_program = |error| BundleError::External {
+            path: path.to_owned(),
+            error,
+        };
+        let text = external::decrypt(program, path, &self.key, external::PATIENCE);
+        let node = read_json(&text.map_err(of_program)?);
+        let document = node
+            .map_err(DocumentError::from)
+            .and_then(Document::of_node);
+        document.map_err(|error| BundleError::Document {
+            path: path.to_owned(),
+            error,
+        })
+    }
+
+    fn decrypt(&self, path: &Path, stored: &[u8]) -> Result<age::Opened, BundleError> {
+        age::decrypt(stored, &Identities::load(&self.key)?).map_err(|error| match error {
+            AgeError::NotEncrypted => BundleError::NotEncrypted(path.to_owned()),
+            error => BundleError::Age {
+                path: path.to_owned(),
+                error,
+            },
+        })
+    }
+}
