@@ -3,7 +3,7 @@
 //! **Residue** is any run of at least [`WINDOW`] bytes of a form of a value (of a shorter form: all of it), anywhere,
 //! and any run of at least [`EDGE_WINDOW`] bytes that touches an edge: where a page or a register ends, a
 //! copy may go on somewhere else. Windows with fewer than [`DISTINCT`](crate::needles::DISTINCT) distinct bytes
-//! do not count; they are everywhere.
+//! do not count, nor pieces of alphabets and tables of digits; they are everywhere.
 //!
 //! A run of 16 bytes has 9 grams of 8 bytes, so one of every 9 places has one of them: only these are looked at, in a
 //! filter that stays in the cache. What passes is compared exactly.
@@ -385,7 +385,7 @@ mod tests {
     fn test_scan_names_the_plainest_of_the_forms_that_have_a_run() {
         // At both ends of a value its raw, percent-encoded and JSON forms are the same, and so are the two alphabets
         // of base64 but for the sign in the middle.
-        let value = b"abcdefghijklmnopqrstuvwx??\"yzABCDEFGHIJKLMNOPQRSTUVWX";
+        let value = b"qwertzuiopasdfghjklyxcvb??\"nmQWERTZUIOPASDFGHJKLYXCVB";
         let form = |encoding: Encoding| {
             let mut form = Vec::new();
             encoding.encode(value, &mut |byte| form.push(byte));

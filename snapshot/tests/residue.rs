@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::{ControlFlow, Range};
 
 use cachot_secrets::{Name, SecretValue};
-use cachot_snapshot::needles::{DISTINCT, EDGE_WINDOW, Encoding, Needles, Value, WINDOW};
+use cachot_snapshot::needles::{EDGE_WINDOW, Encoding, Needles, Value, WINDOW, is_telling};
 use cachot_snapshot::plan::{Place, PlanBuilder};
 use cachot_snapshot::refill::{Target, refill};
 use cachot_snapshot::scan::{Edges, Hit};
@@ -24,11 +24,6 @@ fn forms(value: &[u8]) -> Vec<Vec<u8>> {
     let mut forms: Vec<_> = Encoding::ALL.into_iter().map(form).collect();
     forms.retain(|form| form.len() >= EDGE_WINDOW);
     forms
-}
-
-fn is_telling(bytes: &[u8]) -> bool {
-    let distinct = |at: &usize| !bytes[..*at].contains(&bytes[*at]);
-    (0..bytes.len()).filter(distinct).count() >= DISTINCT
 }
 
 /// A run of at most 16 bytes, as a number and its length.

@@ -68,7 +68,7 @@ pub struct Receipt {
     /// Distinct values that were delivered in the VM's life and searched for, in all encodings. The part
     /// `needles` has a commitment to each.
     pub needles: u64,
-    /// Windows of values with too few distinct bytes, which were not searched for.
+    /// Windows of values that every program has, such as pieces of alphabets, which were not searched for.
     pub degenerate_windows: u64,
     /// Secrets with a value too short to be searched for: only their attached pages were removed.
     pub short_values: Vec<Name>,

@@ -4,6 +4,7 @@ mod earliest;
 mod encoding;
 mod index;
 mod order;
+mod tables;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,8 @@ pub const WINDOW: usize = 16;
 /// Runs of this many bytes are residue at an edge; values and forms that are shorter are not searched for.
 pub const EDGE_WINDOW: usize = 8;
 
-/// Windows with fewer distinct bytes than this are no residue: they are found everywhere.
+/// Windows with fewer distinct bytes than this are no residue: they are found everywhere. Nor are pieces of alphabets
+/// and other tables that all programs have.
 pub const DISTINCT: usize = 4;
 
 /// Most bytes of all forms of all values together. A text of 1 MiB has about 20 MiB of forms.
@@ -176,11 +178,16 @@ impl Needles {
         &self.origins
     }
 
-    /// Values that are too short to be searched for.
-    pub fn short(&self) -> impl Iterator<Item = &Origin> {
-        self.origins
-            .iter()
-            .filter(|origin| origin.len < EDGE_WINDOW)
+    /// Values that cannot be searched for: too short, or nothing but what is found everywhere.
+    pub fn unsearchable(&self) -> impl Iterator<Item = &Origin> {
+        let with_values = self.origins.iter().zip(&self.values);
+        with_values
+            .filter(|(_, value)| {
+                let bytes = value.expose();
+                let window = bytes.len().clamp(EDGE_WINDOW, WINDOW);
+                !bytes.windows(window).any(is_telling)
+            })
+            .map(|(origin, _)| origin)
     }
 
     /// Whether a run that a stream's filter looks for may begin with these bytes, which are fewer than a window,
@@ -240,7 +247,7 @@ impl Needles {
         of_value.map(|form| (form.encoding, form.len)).collect()
     }
 
-    /// Windows of all forms with too few distinct bytes, which are not searched for.
+    /// Windows of all forms that are found everywhere, and are not searched for.
     #[must_use]
     pub fn degenerate_windows(&self) -> u64 {
         self.index.degenerate_windows
@@ -255,8 +262,13 @@ impl fmt::Debug for Needles {
     }
 }
 
-/// Whether a run of bytes has enough distinct ones to mean something.
-pub(crate) fn is_telling(run: &[u8]) -> bool {
+/// Whether a run of bytes means something: it has enough distinct ones, and is not in every program anyway.
+#[must_use]
+pub fn is_telling(run: &[u8]) -> bool {
+    has_distinct(run) && !tables::have(run)
+}
+
+fn has_distinct(run: &[u8]) -> bool {
     let mut seen = [0; DISTINCT];
     let mut count = 0;
     for byte in run {

@@ -41,7 +41,9 @@ pub enum ImagesError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// All values are too short.
-    #[error("none of the values can be searched for: they have fewer than 8 bytes each")]
+    #[error(
+        "none of the values can be searched for: they have fewer than 8 bytes, or are in every program"
+    )]
     AllShort,
     /// `--secret` of `verify` names what the image does not have.
     #[error("the image has no secret {name}: it has {known}")]

@@ -184,14 +184,14 @@ fn write_receipt(receipt: &Receipt, output: &mut impl Write) -> io::Result<()> {
     if receipt.degenerate_windows > 0 {
         writeln!(
             output,
-            "  {} of values with too few distinct bytes were not searched for",
+            "  {} of values that every program has were not searched for",
             count(receipt.degenerate_windows, "window")
         )?;
     }
     for name in &receipt.short_values {
         writeln!(
             output,
-            "  {name} has a value too short to be searched for: only its attached pages were removed"
+            "  {name} has a value too short or too plain to be searched for: only its attached pages were removed"
         )?;
     }
     for sentence in &receipt.not_proved {

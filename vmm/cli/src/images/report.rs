@@ -20,7 +20,7 @@ pub(super) struct Report {
     pub clean: bool,
     /// Values that were searched for.
     needles: usize,
-    /// Windows of values with too few distinct bytes.
+    /// Windows of values that every program has.
     degenerate_windows: u64,
     /// Secrets with a value that is too short to be searched for.
     short_values: Vec<Name>,
@@ -87,7 +87,10 @@ impl<'a, W: Write> Reporter<'a, W> {
         json: bool,
         output: &'a mut W,
     ) -> Self {
-        let short: Vec<_> = needles.short().map(|origin| origin.name.clone()).collect();
+        let short: Vec<_> = needles
+            .unsearchable()
+            .map(|origin| origin.name.clone())
+            .collect();
         let report = Report {
             clean: false,
             needles: needles.origins().len() - short.len(),
@@ -237,13 +240,13 @@ fn write_summary(report: &Report, output: &mut impl Write) -> io::Result<()> {
     for name in &report.short_values {
         writeln!(
             output,
-            "not searched for: {name}, whose value has fewer than 8 bytes"
+            "not searched for: {name}, whose value is too short or in every program"
         )?;
     }
     if report.degenerate_windows > 0 {
         writeln!(
             output,
-            "not searched for: {} of values with too few distinct bytes",
+            "not searched for: {} of values that every program has",
             count(report.degenerate_windows, "window")
         )?;
     }

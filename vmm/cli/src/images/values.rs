@@ -45,7 +45,7 @@ pub(super) struct Distinct {
 impl Distinct {
     /// Number of values that are long enough to be searched for.
     pub fn searchable(&self) -> usize {
-        self.needles.origins().len() - self.needles.short().count()
+        self.needles.origins().len() - self.needles.unsearchable().count()
     }
 }
 

@@ -103,7 +103,7 @@ fn test_inspect_says_what_is_in_an_image_and_what_was_not_proved() {
         "Found before it was written:\n  ram  base64  3\n",
         "Removed:\n  attached_page  2 ranges  8 KiB\n",
         "Still found in the image: nothing.",
-        "4 windows of values with too few distinct bytes",
+        "4 windows of values that every program has",
         "PIN has a value too short",
         "what was computed from a value was not searched for",
     ] {

@@ -69,7 +69,7 @@ pub fn receipt(
         residue_kept: on_residue == OnResidue::Keep,
         needles: needles.origins().len() as u64,
         degenerate_windows: needles.degenerate_windows(),
-        short_values: needles.short().map(|origin| origin.name.clone()).collect(),
+        short_values: needles.unsearchable().map(|origin| origin.name.clone()).collect(),
         bytes_scanned,
         hits: found.hits(),
         redactions: redactions(plan),
