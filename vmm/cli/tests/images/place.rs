@@ -12,7 +12,7 @@ use cachot_snapshot::image::{
 };
 
 /// The value of `API_KEY` in images, and of the variable `API_TOKEN` in commands.
-pub const VALUE: &str = "tk-demo-7hQ2xV9bLk4mZr81TsYc63NdWf5jPuGe";
+pub const VALUE: &str = "tk-demo-X4hQ2xV9bLk7mZr81TsYc63NdWf5jPuG";
 
 /// The value of `DB` in images, and in the file `db`.
 pub const DB_VALUE: &str = "correct/horse+battery~staple";

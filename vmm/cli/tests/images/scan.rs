@@ -29,7 +29,7 @@ fn places(place: &Place, name: &str) -> Vec<(u64, u64)> {
 #[test]
 fn test_scan_tells_where_a_value_is_and_in_which_form() {
     let place = Place::new();
-    let base64 = "dGstZGVtby0wMTIzNDU2Nzg5YWJjZGVmZ2hpamtsbW5vcHFyc3R1dg";
+    let base64 = "dGstZGVtby1YNGhRMnhWOWJMazdtWnI4MVRzWWM2M05kV2Y1alB1Rw";
     place.noise(
         "memory",
         1 << 20,
