@@ -157,6 +157,15 @@ impl Scan<'_> {
             }
             let base = at;
             at += BLOCK * STRIDE;
+            if !passed.is_power_of_two() {
+                let mut rest = passed;
+                while rest != 0 {
+                    let place = rest.trailing_zeros();
+                    rest &= rest - 1;
+                    let taken = self.index.is_taken(gram_at(block, place as usize * STRIDE));
+                    passed &= !(u32::from(!taken) << place);
+                }
+            }
             while passed != 0 {
                 let place = passed.trailing_zeros() as usize;
                 passed &= passed - 1;

@@ -92,7 +92,6 @@ pub(crate) struct Index {
     filter: Vec<u64>,
     filter_shift: u32,
     table: Vec<Slot>,
-    table_shift: u32,
     /// In the order of [`order::sort`].
     suffixes: Vec<Suffix>,
     earliest: Earliest,
@@ -150,12 +149,12 @@ impl Index {
         let bits = (count * BITS_A_GRAM)
             .next_power_of_two()
             .clamp(1 << 12, MAX_FILTER_BITS);
-        let slots = (2 * count).next_power_of_two().max(2);
+        // Larger it is in fewer caches; fuller, what is next to a place belongs to others.
+        let slots = count + count / 2 + 2;
         let mut index = Self {
             filter: vec![0; bits / 64],
             filter_shift: 64 - bits.trailing_zeros(),
             table: vec![Slot::default(); slots],
-            table_shift: 64 - slots.trailing_zeros(),
             earliest: Earliest::new(&suffixes),
             suffixes,
             beginnings,
@@ -226,10 +225,12 @@ impl Index {
 
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "the shift leaves under 32 bits"
+        reason = "less than the table's length"
     )]
     fn slot(&self, gram: u64) -> usize {
-        (gram.wrapping_mul(TABLE_FACTOR) >> self.table_shift) as usize
+        // The hash as a fraction, which its first bits decide, times the length.
+        let hash = gram.wrapping_mul(TABLE_FACTOR);
+        (u128::from(hash) * self.table.len() as u128 >> 64) as usize
     }
 
     /// Whether a form may have this gram; seldom true for one that none has.
@@ -237,6 +238,13 @@ impl Index {
     pub fn may_have(&self, gram: u64) -> bool {
         let bit = self.bit(gram);
         self.filter[bit / 64] >> (bit % 64) & 1 != 0
+    }
+
+    /// Whether a form may have this gram, which the filter has let pass. It is quick only for several grams one after
+    /// the other: the memory is asked for all of them at once.
+    #[inline]
+    pub fn is_taken(&self, gram: u64) -> bool {
+        !self.table[self.slot(gram)].is_empty()
     }
 
     /// Where forms have this gram.
