@@ -230,7 +230,7 @@ impl Index {
     fn slot(&self, gram: u64) -> usize {
         // The hash as a fraction, which its first bits decide, times the length.
         let hash = gram.wrapping_mul(TABLE_FACTOR);
-        (u128::from(hash) * self.table.len() as u128 >> 64) as usize
+        ((u128::from(hash) * self.table.len() as u128) >> 64) as usize
     }
 
     /// Whether a form may have this gram; seldom true for one that none has.

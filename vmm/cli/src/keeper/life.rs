@@ -130,6 +130,8 @@ enum Phase {
 #[derive(Debug)]
 struct Waking {
     renewal: Renewal,
+    /// When it was made: its time of day is of then.
+    made: Instant,
     /// For a copy of a guest that had no workload yet; none if it is not known how to start that.
     start: Option<Start>,
     /// What the guest has said of its workload meanwhile.
@@ -181,6 +183,7 @@ impl Life {
         let mut life = Self::new(start.clone(), timeout, now);
         life.phase = Phase::Waking(Box::new(Waking {
             renewal,
+            made: now,
             start: complete.then_some(start),
             news: Vec::new(),
         }));
@@ -266,7 +269,9 @@ impl Life {
             // On every new connection: the guest may not have heard it on the one before.
             ToHost::Hello { .. } => {
                 waking.news.clear();
-                let renewal = waking.renewal.clone();
+                let mut renewal = waking.renewal.clone();
+                let since = now.saturating_duration_since(waking.made).as_nanos();
+                renewal.realtime_ns += u64::try_from(since).unwrap_or(0);
                 return Some(Action::Send(Box::new(ToGuest::Renew(renewal))));
             }
             ToHost::Renewed { failures, workload } if failures.is_empty() => {

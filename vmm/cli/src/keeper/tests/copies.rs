@@ -1,6 +1,7 @@
 //! A copy of a guest: it becomes one of its own before its workload counts.
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use cachot_control::{Renewal, Stream, ToGuest, ToHost};
@@ -26,6 +27,24 @@ fn renewed(workload: bool) -> ToHost {
     }
 }
 
+/// The guest is told what makes it one of its own, with the time that it is by then.
+fn is_renewed(control: &mut UnixStream) {
+    match told(control) {
+        ToGuest::Renew(told) => {
+            assert!(told.realtime_ns > renewal().realtime_ns);
+            let realtime_ns = renewal().realtime_ns;
+            assert_eq!(
+                Renewal {
+                    realtime_ns,
+                    ..told
+                },
+                renewal()
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Plays a copy; `complete` says that the command to start is known.
 fn play_copy(complete: bool, guest: impl FnOnce(Guest) + Send + 'static) -> Played {
     let now = Instant::now();
@@ -41,7 +60,7 @@ fn test_copy_of_a_running_workload_is_renewed_and_goes_on() {
     let played = play_copy(true, |guest| {
         let mut control = guest.control();
         tell(&mut control, &STARTED);
-        assert_eq!(told(&mut control), ToGuest::Renew(renewal()));
+        is_renewed(&mut control);
         tell(&mut control, &renewed(true));
         let mut stdio = guest.stream(Stream::Stdio);
         stdio.write_all(b"still here").expect("sent");
@@ -82,7 +101,7 @@ fn test_copy_of_a_workload_that_had_ended_or_had_not_started_has_its_end() {
             for news in &news {
                 tell(&mut control, news);
             }
-            assert_eq!(told(&mut control), ToGuest::Renew(renewal()));
+            is_renewed(&mut control);
             tell(&mut control, &renewed(true));
             drop((guest.stream(Stream::Stdio), guest.stream(Stream::Stderr)));
         });
@@ -95,7 +114,7 @@ fn test_copy_of_a_workload_that_had_ended_or_had_not_started_has_its_end() {
 fn test_copy_without_a_workload_starts_it() {
     let played = play_copy(true, |guest| {
         let mut control = guest.control();
-        assert_eq!(told(&mut control), ToGuest::Renew(renewal()));
+        is_renewed(&mut control);
         tell(&mut control, &renewed(false));
         started(&mut control);
         guest.end(&mut control, 6);
@@ -107,7 +126,7 @@ fn test_copy_without_a_workload_starts_it() {
 fn test_copy_without_a_workload_that_is_known_is_ended() {
     let played = play_copy(false, |guest| {
         let mut control = guest.control();
-        assert_eq!(told(&mut control), ToGuest::Renew(renewal()));
+        is_renewed(&mut control);
         tell(&mut control, &renewed(false));
         control.read_to_end(&mut Vec::new()).expect("closed");
     });
@@ -121,7 +140,7 @@ fn test_copy_that_cannot_be_renewed_is_ended() {
     let played = play_copy(true, |guest| {
         let mut control = guest.control();
         tell(&mut control, &STARTED);
-        assert_eq!(told(&mut control), ToGuest::Renew(renewal()));
+        is_renewed(&mut control);
         let failed = ToHost::Renewed {
             failures: vec!["no\nclock".into(), "no entropy".into()],
             workload: true,
@@ -139,11 +158,11 @@ fn test_copy_whose_connection_breaks_is_renewed_on_the_next_one() {
     let played = play_copy(true, |guest| {
         let mut first = guest.control();
         tell(&mut first, &STARTED);
-        assert_eq!(told(&mut first), ToGuest::Renew(renewal()));
+        is_renewed(&mut first);
         drop(first);
         let mut second = guest.control();
         tell(&mut second, &STARTED);
-        assert_eq!(told(&mut second), ToGuest::Renew(renewal()));
+        is_renewed(&mut second);
         tell(&mut second, &renewed(true));
         guest.end(&mut second, 8);
     });
