@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use cachot_custody::import::{self, Found, ImportError, Plan};
+use proptest::prelude::*;
 
 use super::{Place, refused, rules};
 
@@ -238,4 +239,35 @@ fn test_more_secrets_than_the_limit_are_refused() {
         ),
         "more than 10000 secrets",
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Names and apps are not bound to their values, but a value that opens is one that was encrypted.
+    #[test]
+    fn test_damaged_database_gives_no_value_that_was_not_there(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let place = Place::new();
+        let path = place.file("aegis-older.db");
+        let key = place.file("master.key");
+        let mut bytes = fs::read(&path).expect("read");
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        fs::write(&path, &bytes).expect("written");
+
+        match import::aegis(&path, &key).and_then(|found| Plan::new(found, &rules())) {
+            Ok(plan) => {
+                prop_assert!(plan.planned.iter().all(|planned| planned.bytes() == 14));
+            }
+            Err(error) => prop_assert!(!error.to_string().contains("7c1d"), "{}", error),
+        }
+    }
 }

@@ -292,7 +292,7 @@ fn test_agentlab_bundles_have_the_names_that_run_gives_them() {
     let value = place.value("0", "GIT_TOKEN");
     assert_eq!(value.as_deref(), Some("git-token-7c1d0001"));
 
-    // Two bundles with the same names, and one bundle of another's.
+    // Two bundles with the same names.
     let both = import::agentlab(&bundles, &names).expect("read");
     let lines_of = refused(Plan::new(both, &rules()));
     assert_eq!(lines_of.len(), 8, "{lines_of:?}");
