@@ -98,7 +98,7 @@ impl Plan {
             let value = match found.content {
                 Content::Value(value) => value,
                 Content::LeftOut(why) => {
-                    let from = found.from;
+                    let from = found.shown;
                     plan.left_out.push(LeftOut { from, why });
                     continue;
                 }

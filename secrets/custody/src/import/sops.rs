@@ -15,14 +15,12 @@ use crate::bundle::{Node, read_sops};
 /// See [`ImportError`].
 pub fn read(path: &Path, key: &Path) -> Result<Vec<Found>, ImportError> {
     let opened = read_sops(path, key)?;
-    let mut walk = Walk {
-        path: Vec::new(),
-        found: Vec::new(),
-    };
+    let mut walk = Walk::default();
     walk.node(&opened.document)?;
     Ok(walk.found)
 }
 
+#[derive(Default)]
 struct Walk {
     path: Vec<String>,
     found: Vec<Found>,
@@ -53,7 +51,8 @@ impl Walk {
                     false => Content::of(scalar.text.expose().as_bytes())?,
                 };
                 let name = self.path.join("_").replace(['-', '.'], "_");
-                let from = self.path.join(".");
+                let from: Vec<String> = self.path.iter().map(|key| quoted(key)).collect();
+                let from = from.join(".");
                 self.found
                     .push(Found::new(from, name, Owner::Nobody, content));
                 Ok(())
@@ -66,5 +65,73 @@ impl Walk {
         self.node(node)?;
         self.path.pop();
         Ok(())
+    }
+}
+
+/// A key as it is, or in quotation marks if it could be taken for more than one.
+fn quoted(key: &str) -> String {
+    match key.contains(['.', '"']) || key.is_empty() {
+        true => format!("{key:?}"),
+        false => key.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A document of few different keys, so that many look alike.
+    fn node() -> impl Strategy<Value = Node> {
+        let leaf = Just(Node::text("value"));
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            let key = prop::sample::select(vec!["a", "b", "a.b", "a\"", "\"a", "0", ""]);
+            let map = prop::collection::btree_map(key, inner.clone(), 0..4);
+            prop_oneof![
+                map.prop_map(|map| {
+                    Node::Map(map.into_iter().map(|(k, v)| (k.into(), v)).collect())
+                }),
+                prop::collection::vec(inner, 0..4).prop_map(Node::List),
+            ]
+        })
+    }
+
+    fn count(node: &Node) -> usize {
+        match node {
+            Node::Scalar(_) => 1,
+            Node::List(nodes) => nodes.iter().map(count).sum(),
+            Node::Map(entries) => entries.iter().map(|(_, node)| count(node)).sum(),
+        }
+    }
+
+    fn walked(node: &Node) -> Vec<Found> {
+        let mut walk = Walk::default();
+        walk.node(node).expect("few values");
+        walk.found
+    }
+
+    proptest! {
+        #[test]
+        fn test_every_value_is_found_once_and_told_apart(node in node()) {
+            let found = walked(&node);
+            let from: BTreeSet<_> = found.iter().map(|found| &found.from).collect();
+            prop_assert_eq!(found.len(), count(&node));
+            prop_assert_eq!(from.len(), found.len(), "{:?}", from);
+        }
+    }
+
+    #[test]
+    fn test_keys_that_look_alike_are_told_apart() {
+        let inner = Node::Map(vec![("b".into(), Node::text("1"))]);
+        let document = Node::Map(vec![("a".into(), inner), ("a.b".into(), Node::text("2"))]);
+        let found = walked(&document);
+        let both: Vec<_> = found
+            .iter()
+            .map(|found| (found.from.as_str(), found.name.as_str()))
+            .collect();
+        assert_eq!(both, [("a.b", "a_b"), ("\"a.b\"", "a_b")]);
     }
 }
