@@ -17,6 +17,18 @@ fn stored_secrets_are_whose_they_are() {
 }
 
 #[test]
+fn aegis_secrets_are_injected_and_not_left_anywhere() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let fixtures = root().join("secrets/custody/tests/imports/fixtures");
+    let inputs = [
+        rootfs(folder.path()),
+        fixtures.join("aegis-older.db"),
+        fixtures.join("master.key"),
+    ];
+    run_script("aegis", "4G", &inputs);
+}
+
+#[test]
 fn the_device_answers_and_goes() {
     run_script("device", "4G", &[]);
 }

@@ -30,6 +30,20 @@ pub const MAX_DOTENV_LEN: usize = 16 << 20;
 /// bytes, the file [`MAX_DOTENV_LEN`].
 pub struct Dotenv;
 
+impl Dotenv {
+    /// Calls `visit` with the number of the line, the key and the value of every entry of a file, from the first to the
+    /// last. Keys may be any bytes, and values empty.
+    ///
+    /// # Errors
+    /// What `visit` says, or why the file cannot be read.
+    pub fn for_each_entry<E: From<ResolveError>>(
+        path: &Path,
+        mut visit: impl FnMut(usize, &[u8], &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for_each_entry(path, |line, entry| visit(line, entry.key, entry.value))
+    }
+}
+
 impl Scheme for Dotenv {
     fn name(&self) -> &'static str {
         "dotenv"

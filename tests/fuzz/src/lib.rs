@@ -11,6 +11,7 @@ pub mod dotenv;
 pub mod driver;
 pub mod frames;
 pub mod http;
+pub mod import;
 pub mod manifest;
 pub mod plan;
 pub mod reference;
@@ -29,7 +30,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target {
         name: "manifest",
         run: manifest::run,
@@ -77,6 +78,10 @@ pub const TARGETS: [Target; 12] = [
     Target {
         name: "sops",
         run: sops::run,
+    },
+    Target {
+        name: "import",
+        run: import::run,
     },
 ];
 

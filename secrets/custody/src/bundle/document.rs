@@ -140,6 +140,24 @@ impl Field {
         )
     }
 
+    /// Name of the secret that its value becomes; `None` if it stays on the host.
+    #[must_use]
+    pub fn secret_name(&self) -> Option<String> {
+        Some(match self {
+            Self::GitToken => "GIT_TOKEN".to_owned(),
+            Self::GitSshPrivateKey => "GIT_SSH_KEY".to_owned(),
+            Self::GitKnownHosts => "GIT_KNOWN_HOSTS".to_owned(),
+            Self::Env(name) => name.to_string(),
+            Self::ClaudeSettings => "CLAUDE_SETTINGS".to_owned(),
+            Self::ArtifactToken => "ARTIFACT_TOKEN".to_owned(),
+            Self::SshKey(name) => {
+                let name = name.as_str().to_ascii_uppercase();
+                format!("SSH_KEY_{}", name.replace(['.', '-'], "_"))
+            }
+            Self::GitUsername | Self::GitSshPublicKey | Self::ArtifactEndpoint => return None,
+        })
+    }
+
     /// Whether its value is a file of lines for ssh, which does not read a last line that has no end.
     fn is_lines(&self) -> bool {
         matches!(

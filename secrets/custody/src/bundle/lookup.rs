@@ -1,5 +1,6 @@
 //! Where bundles are, and how one is read.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::age::{self, AgeError, Identities, Recipient};
@@ -37,6 +38,43 @@ const EXTENSIONS: [(&str, Format); 7] = [
     (".json", Format::Plaintext),
 ];
 
+/// Decrypts a file of sops with the private keys in the file `key`.
+fn open_sops(
+    path: &Path,
+    format: Format,
+    stored: &[u8],
+    key: &Path,
+) -> Result<sops::Opened, BundleError> {
+    let node = match format {
+        Format::SopsJson => read_json(stored),
+        _ => read(stored),
+    };
+    let node = node.map_err(|error| BundleError::Document {
+        path: path.to_owned(),
+        error: error.into(),
+    })?;
+    sops::open(node, &Identities::load(key)?).map_err(|error| match error {
+        SopsError::NotEncrypted => BundleError::NotEncrypted(path.to_owned()),
+        error => BundleError::Sops {
+            path: path.to_owned(),
+            error,
+        },
+    })
+}
+
+/// Reads any file of sops, in YAML, or in JSON if it is named `.json`, with the private keys in the file `key`.
+///
+/// # Errors
+/// See [`BundleError`].
+pub(crate) fn read_sops(path: &Path, key: &Path) -> Result<sops::Opened, BundleError> {
+    let stored = files::read(path, Access::Trusted, MAX_FILE_LEN)?;
+    let format = match path.extension() {
+        Some(json) if json == "json" => Format::SopsJson,
+        _ => Format::SopsYaml,
+    };
+    open_sops(path, format, &stored, key)
+}
+
 /// The folder of a user's bundles, and what they are read with.
 #[derive(Debug, Clone)]
 pub struct Bundles {
@@ -69,6 +107,26 @@ impl Bundles {
     #[must_use]
     pub fn age_path(&self, name: &BundleName) -> PathBuf {
         self.folder.join(format!("{name}.age"))
+    }
+
+    /// The names of all bundles in the folder, sorted.
+    ///
+    /// # Errors
+    /// [`BundleError::File`].
+    pub fn names(&self) -> Result<Vec<BundleName>, BundleError> {
+        let failed = || FileError::system("list the folder", &self.folder);
+        let mut names = BTreeSet::new();
+        for entry in std::fs::read_dir(&self.folder).map_err(failed())? {
+            let file = entry.map_err(failed())?.file_name();
+            let Some(file) = file.to_str() else { continue };
+            let name = EXTENSIONS
+                .iter()
+                .filter(|(_, format)| self.allow_plaintext || *format != Format::Plaintext)
+                .find_map(|(extension, _)| file.strip_suffix(extension))
+                .and_then(|name| name.parse::<BundleName>().ok());
+            names.extend(name);
+        }
+        Ok(names.into_iter().collect())
     }
 
     /// Finds and reads a bundle.
@@ -114,19 +172,7 @@ impl Bundles {
                 (self.ask_sops(&path)?, None)
             }
             Format::SopsYaml | Format::SopsJson => {
-                let node = match format {
-                    Format::SopsJson => read_json(stored),
-                    _ => read(stored),
-                };
-                let node = node.map_err(|error| of_document(error.into()))?;
-                let opened = sops::open(node, &Identities::load(&self.key)?);
-                let opened = opened.map_err(|error| match error {
-                    SopsError::NotEncrypted => BundleError::NotEncrypted(path.clone()),
-                    error => BundleError::Sops {
-                        path: path.clone(),
-                        error,
-                    },
-                })?;
+                let opened = open_sops(&path, format, stored, &self.key)?;
                 unauthenticated = opened.unauthenticated;
                 (
                     Document::of_node(opened.document).map_err(of_document)?,

@@ -19,12 +19,15 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
+pub(crate) use age::decrypt as decrypt_age;
 pub use age::{AgeError, Identities, Recipient, RecipientError};
 pub use document::{Document, DocumentError, Field, FieldError, KeyName, KeyNameError};
 pub use edit::{EditError, Written};
 pub use external::ExternalError;
+pub(crate) use lookup::read_sops;
 pub use lookup::{Bundles, Format, Opened};
 pub use name::{BundleName, BundleNameError};
+pub(crate) use node::Node;
 pub use node::SecretText;
 pub use read::{MAX_TEXT_LEN, TextError};
 pub use sops::SopsError;

@@ -4,7 +4,7 @@ mod age;
 mod credential;
 mod error;
 mod file;
-mod raw;
+pub(crate) mod raw;
 
 use std::path::{Path, PathBuf};
 

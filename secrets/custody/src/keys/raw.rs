@@ -15,7 +15,7 @@ const ID_CONTEXT: &[u8] = b"cachot/store/1/wrapping-key-id";
 const WRAP_CONTEXT: &[u8] = b"cachot/store/1/wrapping-key";
 
 /// Reads a file of exactly 32 bytes.
-pub(super) fn read(path: &Path, access: Access) -> Result<Key, KeyError> {
+pub(crate) fn read(path: &Path, access: Access) -> Result<Key, KeyError> {
     let mut file = files::open(path, access, KEY_LEN as u64)?;
     Key::filled_by(|bytes| {
         let mut len = 0;

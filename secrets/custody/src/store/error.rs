@@ -1,5 +1,6 @@
 //! Why the store does not do what it is asked for.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use cachot_secrets::{LockError, Name, ValueError};
@@ -79,6 +80,11 @@ pub enum StoreError {
     /// The scope belongs to somebody else. Whether anything is in it is not said.
     #[error("the scope {0} is not open to who asks: use your own, or `workspace`")]
     NotYours(Scope),
+    /// Imported secrets would take the place of others.
+    #[error(
+        "there are values already of {0}: nothing was stored; --replace makes what is imported their next version"
+    )]
+    Taken(Taken),
     /// There is no room for another secret.
     #[error("the store has {0} secrets, deleted ones included, which is its limit")]
     TooMany(usize),
@@ -121,6 +127,26 @@ pub enum StoreError {
 impl From<LockError> for StoreError {
     fn from(error: LockError) -> Self {
         Self::Crypto(error.into())
+    }
+}
+
+/// Most secrets that an error names.
+const MAX_NAMED: usize = 20;
+
+/// Secrets that are there already.
+#[derive(Debug)]
+pub struct Taken(pub Vec<(Scope, Name)>);
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (scope, name)) in self.0.iter().take(MAX_NAMED).enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{name} in {scope}")?;
+        }
+        match self.0.len().checked_sub(MAX_NAMED) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, " and {more} more"),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use cachot_secrets::{Name, SecretValue};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use serde::Serialize;
 
-pub use error::StoreError;
+pub use error::{StoreError, Taken};
 pub use scope::{Instance, Scope, ScopeError, Selector, SelectorError};
 
 use crate::crypto::Key;
@@ -65,6 +65,19 @@ pub struct Fetched {
     pub version: u64,
     /// The value.
     pub value: SecretValue,
+}
+
+/// A value that comes from elsewhere, and on whose behalf it is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a> {
+    /// Whose it is.
+    pub requester: &'a Requester,
+    /// Whom it is for.
+    pub scope: &'a Scope,
+    /// Its name.
+    pub name: &'a Name,
+    /// The value.
+    pub value: &'a SecretValue,
 }
 
 /// What is told of a secret.
@@ -245,6 +258,48 @@ impl Store {
                 change.one(scope, name, |view, place, old| view.push(place, old, value))?;
             }
             Ok(())
+        })
+    }
+
+    /// Stores values that have owners of their own, all or none of them; unless `replace`, none has a value already.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; [`StoreError::Taken`] names all that have a value.
+    pub fn import(&mut self, secrets: &[Incoming<'_>], replace: bool) -> Result<(), StoreError> {
+        self.change(|change| {
+            let mut taken = Vec::new();
+            for secret in secrets {
+                let Incoming {
+                    requester,
+                    scope,
+                    name,
+                    value,
+                } = *secret;
+                let mut change = change.on_behalf_of(requester);
+                if !replace && change.view().version(scope, name)?.is_some() {
+                    taken.push((scope.clone(), name.clone()));
+                } else if taken.is_empty() {
+                    change.one(scope, name, |view, place, old| view.push(place, old, value))?;
+                }
+            }
+            match taken.is_empty() {
+                true => Ok(()),
+                false => Err(StoreError::Taken(Taken(taken))),
+            }
+        })
+    }
+
+    /// The newest version of each of these secrets of their owners; `None` of one that is not there.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn versions(&mut self, secrets: &[Incoming<'_>]) -> Result<Vec<Option<u64>>, StoreError> {
+        self.read(|view| {
+            let version = |secret: &Incoming<'_>| {
+                let requester = secret.requester;
+                View { requester, ..*view }.version(secret.scope, secret.name)
+            };
+            secrets.iter().map(version).collect()
         })
     }
 
@@ -535,19 +590,32 @@ struct Change<'a> {
 }
 
 impl Change<'_> {
+    /// The same for another requester.
+    fn on_behalf_of<'b>(&'b mut self, requester: &'b Requester) -> Change<'b> {
+        Change {
+            requester,
+            heads: self.heads,
+            ..*self
+        }
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            transaction: self.transaction,
+            root: self.root,
+            path: self.path,
+            requester: self.requester,
+            heads: self.heads,
+        }
+    }
+
     fn one<T>(
         &mut self,
         scope: &Scope,
         name: &Name,
         act: impl FnOnce(&View<'_>, &Place, Option<Head>) -> Result<(Head, T), StoreError>,
     ) -> Result<T, StoreError> {
-        let view = View {
-            transaction: self.transaction,
-            root: self.root,
-            path: self.path,
-            requester: self.requester,
-            heads: self.heads,
-        };
+        let view = self.view();
         let place = view.place(scope, name)?;
         let old = view.heads.get(&place).copied();
         if old.is_none() && view.heads.len() >= MAX_SECRETS {
@@ -577,6 +645,13 @@ impl View<'_> {
             true => Ok((scope.stored(self.requester), name.clone())),
             false => Err(StoreError::NotYours(scope.clone())),
         }
+    }
+
+    /// The newest version of a secret, if it is there.
+    fn version(&self, scope: &Scope, name: &Name) -> Result<Option<u64>, StoreError> {
+        let head = self.heads.get(&self.place(scope, name)?);
+        let head = head.filter(|head| !head.is_deleted());
+        Ok(head.map(|head| positive(head.version)))
     }
 
     /// A secret that is there.

@@ -1,6 +1,7 @@
 //! The command line: what can be written on it, and what each part is read as.
 
 mod bundle;
+mod import;
 mod keeping;
 mod key;
 mod owner;
@@ -17,6 +18,9 @@ use clap::{Args, Parser, Subcommand};
 pub use bundle::{
     AddSshKeyArgs, BundleCommand, EncryptArgs, GitPart, PlaceArgs, ReencryptArgs, RemoveSshKeyArgs,
     SetEnvArgs, SetGitArgs, ShowArgs, ValidateArgs,
+};
+pub use import::{
+    AegisArgs, AgentlabArgs, BhattiArgs, DotenvArgs, ImportCommand, IntoArgs, PolicyArgs, SopsArgs,
 };
 pub use keeping::KeepingArgs;
 pub use key::{KeyCommand, KeyStatusArgs, RecipientArgs, SourceArgs};
@@ -111,7 +115,13 @@ pub struct DoctorArgs {
 }
 
 /// Arguments that something secret may have been typed in place of: a value, a private key.
-const NOT_REPEATED: [&str; 4] = ["<NAME>", "NAME[@VERSION]", "age1...", "SCHEME:REF"];
+const NOT_REPEATED: [&str; 5] = [
+    "<NAME>",
+    "NAME[@VERSION]",
+    "age1...",
+    "SCHEME:REF",
+    "FROM=NAME",
+];
 
 /// A usage error of clap as one line with a hint; without what may be a value.
 pub fn usage_line(error: &clap::Error) -> String {

@@ -4,6 +4,7 @@ use cachot_custody::store::{Scope, Selector};
 use cachot_secrets::{Name, Reference};
 use clap::{Args, Subcommand};
 
+use super::import::ImportCommand;
 use super::owner::OwnerArgs;
 use crate::vm_name::VmName;
 
@@ -56,6 +57,9 @@ pub enum SecretCommand {
     Delete(SecretNameArgs),
     /// Write a value of the store to standard output, after asking
     Export(ExportArgs),
+    /// Put the secrets of another system, or of a file, into the store, all or none
+    #[command(subcommand)]
+    Import(Box<ImportCommand>),
     /// Show who was given which secret, or check that this record is as it was written
     Audit(AuditArgs),
 }

@@ -123,7 +123,8 @@ pub fn run(command: &BundleCommand, output: &mut impl Write) -> Result<bool, Bun
 }
 
 /// The bundles that the settings and these options choose.
-fn bundles(place: &PlaceArgs) -> Bundles {
+/// The bundles that the command line, else the settings, speak of.
+pub fn bundles(place: &PlaceArgs) -> Bundles {
     let chosen = settings::bundles();
     let path = |option: &Option<PathBuf>, setting| option.clone().unwrap_or(setting);
     Bundles {

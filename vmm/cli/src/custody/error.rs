@@ -2,6 +2,7 @@
 
 use std::io;
 
+use cachot_custody::import::ImportError;
 use cachot_custody::{KeyError, StoreError};
 use cachot_secrets::{ResolveError, ScrubError, ValueError};
 
@@ -21,6 +22,12 @@ pub enum CustodyError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nothing is imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// `import agentlab` finds nothing.
+    #[error("there is no bundle in {0:?}: name another folder with --secrets-dir")]
+    NoBundles(std::path::PathBuf),
     /// A key.
     #[error(transparent)]
     Key(#[from] KeyError),

@@ -2,6 +2,7 @@
 
 mod check;
 mod error;
+mod import;
 mod input;
 pub mod key;
 pub mod secret;

@@ -10,7 +10,7 @@ use cachot_custody::store::{Entry, Scope, Version};
 use cachot_custody::{Requester, Store};
 use cachot_secrets::SecretValue;
 
-use super::{CustodyError, check, input, store_folder};
+use super::{CustodyError, check, import, input, store_folder};
 use crate::args::{
     ExportArgs, HistoryArgs, RollbackArgs, RotateArgs, SecretCommand, SecretListArgs, SecretName,
     SetArgs,
@@ -32,6 +32,7 @@ pub fn run(command: &SecretCommand, output: &mut impl Write) -> Result<bool, Cus
         SecretCommand::Rollback(args) => rollback(args, output)?,
         SecretCommand::Delete(args) => delete(&args.secret, output)?,
         SecretCommand::Export(args) => export(args)?,
+        SecretCommand::Import(command) => import::import(command, output)?,
         SecretCommand::Audit(args) => return Ok(audit::run(args, output)?),
     }
     Ok(true)

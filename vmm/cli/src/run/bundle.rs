@@ -49,30 +49,16 @@ pub fn of_run(args: &RunArgs) -> Result<Delivered, RunError> {
     Ok(deliver(&name, &opened.document, user))
 }
 
-/// The secret that a field becomes, and whether it is exported; `None` if it stays on the host.
-fn secret(field: &Field) -> Option<(String, bool)> {
-    Some(match field {
-        Field::GitToken => ("GIT_TOKEN".to_owned(), false),
-        Field::GitSshPrivateKey => ("GIT_SSH_KEY".to_owned(), false),
-        Field::GitKnownHosts => ("GIT_KNOWN_HOSTS".to_owned(), false),
-        Field::Env(name) => (name.to_string(), true),
-        Field::ClaudeSettings => ("CLAUDE_SETTINGS".to_owned(), false),
-        Field::ArtifactToken => ("ARTIFACT_TOKEN".to_owned(), false),
-        Field::SshKey(name) => {
-            let name = name.as_str().to_ascii_uppercase();
-            (format!("SSH_KEY_{}", name.replace(['.', '-'], "_")), false)
-        }
-        Field::GitUsername | Field::GitSshPublicKey | Field::ArtifactEndpoint => return None,
-    })
-}
-
 fn deliver(name: &BundleName, document: &Document, user: Option<&str>) -> Delivered {
     let fields = document.fields();
     let owner = owner(user);
     let mut delivered = Delivered::default();
     for field in &fields {
-        if let Some((secret, exported)) = secret(field) {
-            let export = if exported { ",env" } else { "" };
+        if let Some(secret) = field.secret_name() {
+            let export = match field {
+                Field::Env(_) => ",env",
+                _ => "",
+            };
             let text = format!("{secret}=bundle:{name}#{field}{owner}{export}");
             delivered.declarations.push(text);
         }
