@@ -14,7 +14,6 @@ use cachot_vmm::protocol::{OnResidue as Order, SnapshotProgress, SnapshotReport,
 use serde::Serialize;
 
 use super::steps::Steps;
-use crate::api_client;
 use crate::args::{CreateArgs, OnResidue};
 use crate::keeper::request::{Answer, Request, Stop};
 use crate::keeper_client::KeeperClient;
@@ -48,7 +47,7 @@ pub fn create(args: &CreateArgs, output: &mut impl Write) -> Result<(), RunError
     if record.disk.as_ref().is_some_and(|disk| !disk.read_only) {
         writer.add_disk()?;
     }
-    let rest = args.stop.then(|| Rest::begin(&vm)).transpose()?;
+    let keeper = KeeperClient::connect(&vm)?;
     let order = SnapshotRequest {
         on_residue: match (args.dangerously_keep_residue, args.on_residue) {
             (true, _) => Order::Keep,
@@ -56,12 +55,14 @@ pub fn create(args: &CreateArgs, output: &mut impl Write) -> Result<(), RunError
             (false, OnResidue::Refuse) => Order::Refuse,
         },
         commitment_key: *key.commitment_key(writer.id()),
+        // Not by a pause of this command's own: if it is killed the VM goes on.
+        hold: args.stop,
     };
-    let report = fill(&vm, &writer, order, args)?;
+    let report = fill(&keeper, &writer, order, args)?;
     let paused_us = report.paused_us;
     let manifest = writer.publish(contents(&record, report), &key)?;
-    if let Some(rest) = rest {
-        rest.end()?;
+    if args.stop {
+        end(&keeper)?;
     }
     let print = || system("print what was done");
     if args.json {
@@ -80,7 +81,7 @@ pub fn create(args: &CreateArgs, output: &mut impl Write) -> Result<(), RunError
 
 /// Has the monitor fill the parts.
 fn fill(
-    vm: &Existing,
+    keeper: &KeeperClient,
     writer: &ImageWriter,
     request: SnapshotRequest,
     args: &CreateArgs,
@@ -108,9 +109,15 @@ fn fill(
     files.push(digests.as_fd());
     files.extend(writer.part(PartName::Disk(0)).map(AsFd::as_fd));
     let mut steps = Steps::default();
-    order(vm, request, args.quiesce_workload, &files, &mut |told| {
-        steps.tell(told);
-    })
+    order(
+        keeper,
+        request,
+        args.quiesce_workload,
+        &files,
+        &mut |told| {
+            steps.tell(told);
+        },
+    )
 }
 
 /// Has a VM's monitor fill files with a snapshot, and passes on how far that is.
@@ -118,13 +125,12 @@ fn fill(
 /// # Errors
 /// See [`RunError`].
 pub fn order(
-    vm: &Existing,
+    keeper: &KeeperClient,
     request: SnapshotRequest,
     quiesce: bool,
     files: &[BorrowedFd<'_>],
     progress: &mut dyn FnMut(&SnapshotProgress),
 ) -> Result<Box<SnapshotReport>, RunError> {
-    let keeper = KeeperClient::connect(vm)?;
     keeper.ask(&Request::Snapshot { request, quiesce }, files)?;
     loop {
         match keeper.answer()? {
@@ -163,41 +169,13 @@ fn contents(record: &Record, report: Box<SnapshotReport>) -> Contents {
     }
 }
 
-/// A VM that rests until it is ended; one that was running goes on if it is not.
-struct Rest<'a> {
-    vm: &'a Existing,
-    was_running: bool,
-}
-
-impl<'a> Rest<'a> {
-    fn begin(vm: &'a Existing) -> Result<Self, RunError> {
-        let state = api_client::request(vm, "GET", "/v1/state")?;
-        let was_running = state["state"] == "running";
-        if was_running {
-            api_client::request(vm, "PUT", "/v1/pause")?;
-        }
-        Ok(Self { vm, was_running })
-    }
-
-    /// Ends the VM.
-    fn end(mut self) -> Result<(), RunError> {
-        self.was_running = false;
-        let keeper = KeeperClient::connect(self.vm)?;
-        keeper.ask(&Request::Stop(Stop::Kill), &[])?;
-        match keeper.answer() {
-            Err(RunError::Gone(_)) => Ok(()),
-            other => other.map(drop),
-        }
-    }
-}
-
-impl Drop for Rest<'_> {
-    fn drop(&mut self) {
-        if self.was_running
-            && let Err(error) = api_client::request(self.vm, "PUT", "/v1/resume")
-        {
-            eprintln!("cachot: the VM {} stays paused: {error}", self.vm.name());
-        }
+/// Ends a VM that is held.
+fn end(keeper: &KeeperClient) -> Result<(), RunError> {
+    keeper.ask(&Request::Stop(Stop::Kill), &[])?;
+    match keeper.answer() {
+        // That the connection ends is the answer.
+        Err(RunError::Gone(_)) => Ok(()),
+        other => other.map(drop),
     }
 }
 

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::source::{Source, SourceDisk, nameless};
 use crate::images::create::order;
+use crate::keeper_client::KeeperClient;
 use crate::vm::error::{RunError, system};
 use crate::vm::existing::Existing;
 
@@ -43,9 +44,11 @@ pub fn source(vm: &Existing, quiesce: bool, root: &Path) -> Result<Source, RunEr
     let request = SnapshotRequest {
         on_residue: OnResidue::Redact,
         commitment_key: *key,
+        hold: false,
     };
     // No bar: it has a thread, and what comes next makes processes of this one.
-    let report = order(vm, request, quiesce, &descriptors, &mut |_| {})?;
+    let keeper = KeeperClient::connect(vm)?;
+    let report = order(&keeper, request, quiesce, &descriptors, &mut |_| {})?;
     let mut parts = files.into_iter().map(|file| -> Result<OwnedFd, RunError> {
         memfd::seal(&file).map_err(failed)?;
         Ok(file.into())
