@@ -172,7 +172,10 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Malformed`] or [`PlanError::Inconsistent`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PlanError> {
-        let plan: Self = postcard::from_bytes(bytes)?;
+        let (plan, rest): (Self, _) = postcard::take_from_bytes(bytes)?;
+        if !rest.is_empty() {
+            return Err(PlanError::Inconsistent("bytes follow it"));
+        }
         plan.check().map_err(PlanError::Inconsistent)?;
         Ok(plan)
     }
@@ -471,6 +474,11 @@ mod tests {
         for len in 0..bytes.len() {
             assert!(Plan::from_bytes(&bytes[..len]).is_err());
         }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(matches!(
+            Plan::from_bytes(&longer),
+            Err(PlanError::Inconsistent("bytes follow it"))
+        ));
     }
 
     proptest! {
