@@ -206,6 +206,13 @@ impl ImageWriter {
                 .metadata()
                 .map_err(ImageError::system("examine", &path))?;
             let length = metadata.len();
+            // Before it is hashed, which may take long.
+            if length > name.limit() {
+                return Err(inconsistent(
+                    &self.target.path,
+                    "a part is longer than the limit",
+                ));
+            }
             Ok(Part {
                 name: *name,
                 length,
