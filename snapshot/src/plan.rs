@@ -9,7 +9,7 @@ mod settle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use cachot_secrets::Name;
+use cachot_secrets::{LockError, LockedBuffer, Name};
 use serde::{Deserialize, Serialize};
 
 use crate::needles::{Encoding, Needles, Origin};
@@ -33,6 +33,9 @@ pub enum PlanError {
         settle::MAX_ROUNDS
     )]
     Unsettled,
+    /// There is no locked memory for what may be residue.
+    #[error(transparent)]
+    Locked(#[from] LockError),
     /// The bytes are not a plan.
     #[error("the redaction plan is malformed: the image is damaged, or another version's")]
     Malformed(#[from] postcard::Error),
@@ -172,7 +175,10 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Malformed`] or [`PlanError::Inconsistent`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PlanError> {
-        let plan: Self = postcard::from_bytes(bytes)?;
+        let (plan, rest): (Self, _) = postcard::take_from_bytes(bytes)?;
+        if !rest.is_empty() {
+            return Err(PlanError::Inconsistent("bytes follow it"));
+        }
         plan.check().map_err(PlanError::Inconsistent)?;
         Ok(plan)
     }
@@ -207,7 +213,6 @@ impl Plan {
 }
 
 /// Collects hits and makes a plan of them.
-#[derive(Debug)]
 pub struct PlanBuilder<'a> {
     needles: &'a Needles,
     values: Vec<PlanValue>,
@@ -217,6 +222,8 @@ pub struct PlanBuilder<'a> {
     taken: BTreeMap<(Place, u64), u64>,
     /// Number of the hits that are in it.
     settled: usize,
+    /// What [`Self::settle`] searches, kept from one call to the next: it is called while a machine rests.
+    written: Option<LockedBuffer>,
     too_many: bool,
 }
 
@@ -242,6 +249,7 @@ impl<'a> PlanBuilder<'a> {
             values: needles.origins().iter().enumerate().map(value).collect(),
             taken: taken_by(&attached),
             settled: 0,
+            written: None,
             attached,
             hits: Vec::new(),
             too_many: false,
@@ -471,6 +479,11 @@ mod tests {
         for len in 0..bytes.len() {
             assert!(Plan::from_bytes(&bytes[..len]).is_err());
         }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(matches!(
+            Plan::from_bytes(&longer),
+            Err(PlanError::Inconsistent("bytes follow it"))
+        ));
     }
 
     proptest! {

@@ -70,6 +70,37 @@ until_ok "the next create" created
 equal "the next create cleans up" "" "$(leftovers)"
 exits "its image verifies" 0 cachot snapshot verify "$images/base"
 
+# The command dies that was to end the VM: the VM runs on, or there is an image and the VM is gone.
+# Stopped for a while before it is killed, it finds the VM at rest if it has asked for that.
+settled() { ! cachot ps | grep -Eq '^web +(saving|paused)'; }
+rested=0
+for delay in 0 0.2 0.4 0.6 0.8 1 1.5 3; do
+    cachot snapshot create web "$images/one" --stop >/dev/null 2>&1 &
+    command=$!
+    sleep $delay
+    kill -STOP $command 2>/dev/null
+    sleep 2
+    ! cachot ps | grep -Eq '^web +saving' || rested=$((rested + 1))
+    kill -9 $command 2>/dev/null
+    wait $command 2>/dev/null
+    until_ok "a create --stop killed after $delay s: the VM does not stay at rest" settled
+    if cachot ps | grep -Eq '^web +running'; then
+        goes_on web "a create --stop killed after $delay s: the VM runs on"
+    else
+        if [ -e "$images/one" ]; then ok "a create --stop killed after $delay s: its image is there"; else fail "a create --stop killed after $delay s: the VM is gone without an image"; fi
+        cachot rm -f web >/dev/null 2>&1
+        start web
+    fi
+    whole_or_none "a create --stop killed after $delay s" "$images/one"
+done
+if [ $rested -ge 1 ]; then ok "control: the VM rested at $rested of these moments"; else fail "control: the VM never rested"; fi
+exits "a create --stop of a workload at rest" 0 cachot snapshot create web "$images/stopped" --stop --quiesce-workload
+matches "the VM is ended" '^web +exited' "$(cachot ps -a)"
+exits "it is removed" 0 cachot rm web
+exits "and restored" 0 cachot restore -d --name web "$images/stopped"
+goes_on web "it goes on where it was stopped"
+rm -rf "$images/stopped"
+
 # Places that are no good.
 refuses "onto a path that exists" exist cachot snapshot create web "$images/base"
 ln -s "$images/nowhere" "$images/link"
@@ -82,8 +113,10 @@ mount -t tmpfs -o size=1m tmpfs "$work/small"
 exits "onto a disk that is too small" 125 cachot snapshot create web "$work/small/image"
 matches "onto a disk that is too small: says so" '[Nn]o space' "$err"
 equal "onto a disk that is too small: nothing is left" "" "$(ls -A "$work/small")"
-umount "$work/small"
 goes_on web "onto a disk that is too small: the VM runs on"
+exits "onto a disk that is too small, with --stop" 125 cachot snapshot create web "$work/small/image" --stop
+umount "$work/small"
+goes_on web "onto a disk that is too small, with --stop: the VM runs on"
 
 # Two at once: each makes its image, or is told to wait.
 for number in 1 2; do

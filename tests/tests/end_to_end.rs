@@ -79,10 +79,14 @@ fn bundles_are_delivered_and_restored() {
 #[test]
 fn encrypted_images_and_changed_ones() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let identity = age::x25519::Identity::generate();
+    let (identity, other) = (
+        age::x25519::Identity::generate(),
+        age::x25519::Identity::generate(),
+    );
     let files = [
         ("identity", identity.to_string().expose_secret().to_owned()),
         ("recipient", identity.to_public().to_string()),
+        ("stranger", other.to_string().expose_secret().to_owned()),
     ];
     let paths = files.map(|(name, content)| {
         let path = folder.path().join(name);
@@ -97,6 +101,16 @@ fn copies_are_not_alike() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let image = rootfs(folder.path());
     run_script("unique", "4G", &[image]);
+}
+
+#[test]
+fn running_vms_are_forked_and_sessions_restored() {
+    run_script("live", "4G", &[]);
+}
+
+#[test]
+fn what_changes_or_is_full_during_a_snapshot_hurts_nobody() {
+    run_script("moments", "4G", &[]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use zeroize::Zeroizing;
+use cachot_secrets::LockedBuffer;
 
 use super::{Place, PlanBuilder, PlanError, Redaction, free_parts};
 use crate::needles::WINDOW;
@@ -20,7 +20,7 @@ impl PlanBuilder<'_> {
     /// the same value restores them exactly.
     ///
     /// # Errors
-    /// [`PlanError::Unsettled`].
+    /// [`PlanError::Unsettled`] or [`PlanError::Locked`].
     pub fn settle(
         &mut self,
         place: Place,
@@ -28,33 +28,53 @@ impl PlanBuilder<'_> {
         haystack: &[u8],
         edges: Edges,
     ) -> Result<Vec<Range<u64>>, PlanError> {
-        let mut added = Vec::new();
         self.take_new_hits();
-        let mut new = self.taken_in(place, base, haystack.len());
+        let new = self.taken_in(place, base, haystack.len());
         if new.is_empty() {
-            return Ok(added);
+            return Ok(Vec::new());
         }
+        let len = haystack.len();
+        let mut buffer = match self.written.take() {
+            Some(buffer) if buffer.len() >= len => buffer,
+            _ => LockedBuffer::new(len.max(1))?,
+        };
         // It has what the redactions make, too.
-        let mut written = Zeroizing::new(haystack.to_vec());
+        let written = &mut buffer[..len];
+        written.copy_from_slice(haystack);
+        let added = self.leave_out_new(place, base, written, edges, new);
+        self.written = Some(buffer);
+        added
+    }
+
+    /// Leaves out what was added, and what that makes, until nothing more is made.
+    fn leave_out_new(
+        &mut self,
+        place: Place,
+        base: u64,
+        written: &mut [u8],
+        edges: Edges,
+        mut new: Vec<Range<usize>>,
+    ) -> Result<Vec<Range<u64>>, PlanError> {
+        let mut added = Vec::new();
         for _ in 0..MAX_ROUNDS {
             for range in &new {
                 written[range.clone()].fill(0);
             }
-            let hits = self.search(&written, &new, edges);
+            let hits = self.search(written, &new, edges);
             if hits.is_empty() {
                 return Ok(added);
             }
             new.clear();
             for hit in &hits {
                 let before = self.hits.len();
-                for part in self.free_parts_of(place, base, &written, hit) {
+                for part in self.free_parts_of(place, base, written, hit) {
                     if self.too_many || self.hits.len() >= super::MAX_REDACTIONS {
                         self.too_many = true;
                         return Ok(added);
                     }
                     self.hits.push(part);
                     added.push(part.range());
-                    new.push(within(&part.range(), base, haystack.len()));
+                    new.push(within(&part.range(), base, written.len()));
                 }
                 if before < self.hits.len() {
                     self.take_new_hits();

@@ -138,7 +138,7 @@ impl Keeper {
                 (ToMonitor::Configure(_), _) => {
                     return Err(SetupError::Order("there is one configuration"));
                 }
-                (ToMonitor::Snapshot(_), _) => {
+                (ToMonitor::Snapshot(_) | ToMonitor::Release, _) => {
                     return Err(SetupError::Order("there is no machine yet"));
                 }
             }
@@ -159,12 +159,21 @@ impl Keeper {
     /// What the keeper of a machine wants, asked when the connection became readable; none if it is gone.
     /// Anything else that it says is a violation of the protocol and counts as its end.
     #[must_use]
-    pub fn wish(&self) -> Option<(SnapshotRequest, Vec<OwnedFd>)> {
+    pub fn wish(&self) -> Option<Wish> {
         match receive(self.0.as_fd()) {
-            Ok((ToMonitor::Snapshot(request), files)) => Some((request, files)),
+            Ok((ToMonitor::Snapshot(request), files)) => Some(Wish::Snapshot(request, files)),
+            Ok((ToMonitor::Release, _)) => Some(Wish::Release),
             _ => None,
         }
     }
+}
+
+/// What the keeper of a machine may want.
+pub enum Wish {
+    /// [`ToMonitor::Snapshot`], with its descriptors.
+    Snapshot(SnapshotRequest, Vec<OwnedFd>),
+    /// [`ToMonitor::Release`].
+    Release,
 }
 
 impl AsRawFd for Keeper {

@@ -29,7 +29,7 @@ use crate::metrics::Timeline;
 use crate::protocol::VSOCK_SOCKET;
 use crate::restore::{self, Image, ImageError};
 use crate::seccomp::Filter;
-use crate::state::{DeviceState, MachineState, StateError};
+use crate::state::{self, DeviceState, MachineState, StateError};
 use crate::vcpu::{Crew, CrewError};
 use crate::x86_64::msr_state::{self, MsrStateError};
 use crate::x86_64::registers::{self, RegisterError};
@@ -346,9 +346,8 @@ impl Board<'_> {
         let mut transport =
             Transport::new(device, self.ram.clone()).map_err(MachineError::Device)?;
         if let Some(state) = self.next_saved(D::ID)? {
-            let state = postcard::from_bytes(state).map_err(StateError::from);
             transport
-                .restore(state.map_err(ImageError::State)?)
+                .restore(state::read(state).map_err(ImageError::State)?)
                 .map_err(ImageError::Device)?;
         }
         let slot = u32::try_from(self.slots.len()).expect("there are under 16 slots");

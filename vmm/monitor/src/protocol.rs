@@ -11,7 +11,8 @@
 //!    with code 1, at any step;
 //! 5. while the machine runs or is paused, keeper: [`ToMonitor::Snapshot`] with one descriptor for each of
 //!    [`SNAPSHOT_FILES`], in order, and one more where the machine has a disk that it may write to; monitor: [`ToKeeper::SnapshotProgress`], any number of times, then
-//!    [`ToKeeper::SnapshotWritten`] or [`ToKeeper::SnapshotFailed`].
+//!    [`ToKeeper::SnapshotWritten`] or [`ToKeeper::SnapshotFailed`]; keeper: [`ToMonitor::Release`] where the machine
+//!    was to be held and is to go on.
 //!
 //! The monitor opens no file by name: all it may touch was opened by the keeper, with the invoking
 //! user's permissions. A secret's value is in its memfd only, never in a message.
@@ -74,6 +75,8 @@ pub enum ToMonitor {
     Boot,
     /// Write a snapshot.
     Snapshot(SnapshotRequest),
+    /// Let the machine go on that [`SnapshotRequest::hold`] keeps, or will keep, at rest.
+    Release,
 }
 
 /// What the descriptors of [`ToMonitor::Snapshot`] are: new, empty files, open for reading and writing. One more
@@ -88,6 +91,9 @@ pub struct SnapshotRequest {
     pub on_residue: OnResidue,
     /// Key of the commitments to values (`cachot_snapshot::image::commitments`).
     pub commitment_key: [u8; 32],
+    /// Keep the machine at rest from the copy on until [`ToMonitor::Release`], or until the keeper is gone. If there is
+    /// no snapshot it goes on by itself.
+    pub hold: bool,
 }
 
 /// How far a snapshot is.
@@ -124,7 +130,7 @@ pub struct SnapshotReport {
     pub machine: Machine,
     /// What was searched for, found and left out.
     pub receipt: Receipt,
-    /// How long vCPUs and devices rested, in microseconds.
+    /// How long vCPUs and devices rested, in microseconds; of a machine that is held, until now.
     pub paused_us: u64,
 }
 
@@ -161,7 +167,7 @@ pub enum ToKeeper {
     },
     /// A snapshot is being taken.
     SnapshotProgress(SnapshotProgress),
-    /// All parts of a snapshot are written, searched and hashed; the machine goes on.
+    /// All parts of a snapshot are written, searched and hashed; the machine goes on, unless it is held.
     SnapshotWritten(Box<SnapshotReport>),
     /// There is no snapshot, and the files hold nothing of use; the machine goes on.
     SnapshotFailed {

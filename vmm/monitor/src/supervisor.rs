@@ -6,7 +6,7 @@ use std::time::Instant;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use crate::api::Server;
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Wish};
 use crate::life::{Life, State};
 use crate::protocol::ToKeeper;
 use crate::signals::Signals;
@@ -90,13 +90,19 @@ impl Supervisor {
 
     /// Does what the keeper wants, if it is not gone.
     fn on_keeper(&mut self, events: Events, ops: &mut EventOps) {
-        let Some((request, files)) = self.keeper.wish() else {
-            self.keeper_gone = true;
-            drop(ops.remove(events));
-            return;
-        };
-        let answer = self.snapshots.begin(request, files, &self.life);
-        self.tell(answer);
+        match self.keeper.wish() {
+            Some(Wish::Snapshot(request, files)) => {
+                let answer = self.snapshots.begin(request, files, &self.life);
+                self.tell(answer);
+            }
+            Some(Wish::Release) => self.snapshots.release(&mut self.life),
+            None => {
+                self.keeper_gone = true;
+                drop(ops.remove(events));
+                // Nobody else could.
+                self.snapshots.release(&mut self.life);
+            }
+        }
     }
 
     fn on_snapshots(&mut self) {

@@ -118,6 +118,76 @@ fn test_paused_machine_is_saved_and_stays_paused() {
 }
 
 #[test]
+fn test_machine_that_is_held_rests_until_it_is_released_or_ended() {
+    let guest = Guest::boot(VALUE);
+    let parts = Parts::new();
+    guest.order_held(&parts, OnResidue::Redact, true);
+    let answer = guest.outcome();
+    let ToKeeper::SnapshotWritten(report) = answer else {
+        panic!("{answer:?}");
+    };
+
+    assert!(report.paused_us > 0);
+    assert_eq!(residue(&parts), 0);
+    assert_eq!(state(&guest), "saving");
+    let before = exits(&guest);
+    let message = failure(guest.snapshot_into(&Parts::new(), OnResidue::Redact));
+    assert!(message.contains("another snapshot"), "{message}");
+    assert_eq!(guest.monitor.request("PUT", "/v1/resume", "").0, 409);
+    assert_eq!(exits(&guest), before);
+
+    guest.monitor.send(&ToMonitor::Release);
+    eventually(|| state(&guest) == "running");
+    assert_next_one_works(&guest);
+}
+
+#[test]
+fn test_machine_that_is_to_be_held_goes_on_if_there_is_no_snapshot_or_it_is_released_before() {
+    let guest = Guest::boot(VALUE);
+    let mut parts = Parts::new();
+    let full = File::options().read(true).write(true).open("/dev/full");
+    // Of `digests`, which is written after the copy.
+    parts.0[4] = full.unwrap();
+    guest.order_held(&parts, OnResidue::Redact, true);
+    failure(guest.outcome());
+    assert_runs(&guest);
+
+    guest.order_held(&Parts::new(), OnResidue::Redact, true);
+    guest.monitor.send(&ToMonitor::Release);
+    let answer = guest.outcome();
+    assert!(matches!(answer, ToKeeper::SnapshotWritten(_)), "{answer:?}");
+    assert_runs(&guest);
+    // With nothing to be released.
+    guest.monitor.send(&ToMonitor::Release);
+    assert_next_one_works(&guest);
+
+    assert_eq!(guest.monitor.request("PUT", "/v1/pause", "").0, 204);
+    guest.order_held(&Parts::new(), OnResidue::Redact, true);
+    guest.outcome();
+    guest.monitor.send(&ToMonitor::Release);
+    eventually(|| state(&guest) == "paused");
+}
+
+#[test]
+fn test_keeper_gone_while_the_machine_is_held_lets_it_go_on() {
+    let config = Config {
+        outlive_keeper: true,
+        ..forget_config()
+    };
+    let mut guest = Guest::boot_with(config, VALUE, Vec::new());
+    guest.order_held(&Parts::new(), OnResidue::Redact, true);
+    guest.outcome();
+    assert_eq!(state(&guest), "saving");
+    let (theirs, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    drop(std::mem::replace(&mut guest.monitor.socket, theirs.into()));
+
+    eventually(|| state(&guest) == "running");
+
+    let kill = json!({"mode": "kill"}).to_string();
+    assert_eq!(guest.monitor.request("PUT", "/v1/stop", &kill).0, 204);
+}
+
+#[test]
 fn test_second_snapshot_at_the_same_time_is_refused() {
     let guest = Guest::boot(VALUE);
     let (first, second) = (Parts::new(), Parts::new());

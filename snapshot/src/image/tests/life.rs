@@ -132,6 +132,46 @@ fn test_contents_that_the_files_contradict_are_not_published() {
 }
 
 #[test]
+fn test_images_over_a_limit_that_nobody_could_open_are_not_published() {
+    type Change = fn(&ImageWriter, &mut Contents);
+    fn lengthen(writer: &ImageWriter, name: PartName) {
+        let part = writer.part(name).expect("a part");
+        part.set_len(name.limit() + 1).expect("a long hole");
+    }
+    let changes: [Change; 6] = [
+        |writer, _| lengthen(writer, PartName::State),
+        |writer, _| lengthen(writer, PartName::Plan),
+        |writer, _| lengthen(writer, PartName::Needles),
+        |_, contents| contents.lineage = vec![[7; 16].into(); MAX_LINEAGE + 1],
+        |_, contents| {
+            let secret = contents.secrets[0].clone();
+            let numbered = |number| Secret {
+                name: format!("A{number}").parse().expect("a name"),
+                ..secret.clone()
+            };
+            contents.secrets = (0..=MAX_NEEDLES).map(numbered).collect();
+        },
+        |_, contents| {
+            let len = usize::try_from(MAX_MANIFEST_LEN).expect("small");
+            contents.guest.keeper = "x".repeat(len).into();
+        },
+    ];
+    let host = Host::new();
+    for (number, change) in changes.into_iter().enumerate() {
+        let path = host.path("image");
+        let (writer, mut contents) = host.begin(&path);
+        change(&writer, &mut contents);
+        let refused = writer.publish(contents, &host.key);
+        assert!(
+            matches!(refused, Err(ImageError::Manifest { .. })),
+            "{number}: {refused:?}"
+        );
+        assert!(!path.exists());
+        assert!(temporary(&host).is_empty());
+    }
+}
+
+#[test]
 fn test_dropped_writer_leaves_nothing() {
     let host = Host::new();
     let path = host.path("image");

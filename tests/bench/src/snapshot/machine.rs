@@ -147,6 +147,7 @@ impl Monitor {
         let request = ToMonitor::Snapshot(SnapshotRequest {
             on_residue: OnResidue::Redact,
             commitment_key: [7; 32],
+            hold: false,
         });
         let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         send(self.socket.as_fd(), &request, &fds)?;

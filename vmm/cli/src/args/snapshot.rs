@@ -15,7 +15,9 @@ Examples:
   cachot snapshot create web snap1 --on-residue refuse
   cachot snapshot create web snap1 --quiesce-workload --stop --recipient age1...
 
-The VM is paused for the copy only, keeps its secrets, and runs on, also if no image comes about.
+The VM is paused for the copy only, keeps its secrets, and runs on, also if no image comes about. With --stop it rests
+from the copy on and is ended once the image is published; if none comes about, or this command is killed before, it
+runs on.
 
 Exit codes: 0 if the image was published, 125 if not.";
 
@@ -110,7 +112,7 @@ pub struct CreateArgs {
     #[arg(long)]
     pub quiesce_workload: bool,
 
-    /// End the VM once the image is published; it does not run meanwhile
+    /// End the VM once the image is published; it does not run after the copy
     #[arg(long)]
     pub stop: bool,
 

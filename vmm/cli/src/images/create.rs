@@ -8,13 +8,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use cachot_snapshot::image::{
-    Contents, Disk, Guest, HostKey, ImageWriter, Manifest, PartName, memfd,
+    Contents, Digest, Disk as ImageDisk, Guest, HostKey, ImageWriter, Manifest, PartName, memfd,
 };
 use cachot_vmm::protocol::{OnResidue as Order, SnapshotProgress, SnapshotReport, SnapshotRequest};
 use serde::Serialize;
 
 use super::steps::Steps;
-use crate::api_client;
 use crate::args::{CreateArgs, OnResidue};
 use crate::keeper::request::{Answer, Request, Stop};
 use crate::keeper_client::KeeperClient;
@@ -22,7 +21,7 @@ use crate::state_dir::Places;
 use crate::text;
 use crate::vm::error::{RunError, system};
 use crate::vm::existing::Existing;
-use crate::vm::record::Record;
+use crate::vm::record::{Disk, Record};
 
 /// Context id that every guest has: its host side is a socket of its own.
 const VSOCK_CID: u64 = cachot_devices::virtio::vsock::GUEST_CID;
@@ -48,7 +47,10 @@ pub fn create(args: &CreateArgs, output: &mut impl Write) -> Result<(), RunError
     if record.disk.as_ref().is_some_and(|disk| !disk.read_only) {
         writer.add_disk()?;
     }
-    let rest = args.stop.then(|| Rest::begin(&vm)).transpose()?;
+    let read_only = record.disk.as_ref().filter(|disk| disk.read_only);
+    let open = |disk| -> Result<(&Disk, File), RunError> { Ok((disk, disk.open_same()?)) };
+    let disk = read_only.map(open).transpose()?;
+    let keeper = KeeperClient::connect(&vm)?;
     let order = SnapshotRequest {
         on_residue: match (args.dangerously_keep_residue, args.on_residue) {
             (true, _) => Order::Keep,
@@ -56,12 +58,18 @@ pub fn create(args: &CreateArgs, output: &mut impl Write) -> Result<(), RunError
             (false, OnResidue::Refuse) => Order::Refuse,
         },
         commitment_key: *key.commitment_key(writer.id()),
+        // Not by a pause of this command's own: if it is killed the VM goes on.
+        hold: args.stop,
     };
-    let report = fill(&vm, &writer, order, args)?;
+    let report = fill(&keeper, &writer, order, args)?;
     let paused_us = report.paused_us;
-    let manifest = writer.publish(contents(&record, report), &key)?;
-    if let Some(rest) = rest {
-        rest.end()?;
+    let digest = match &disk {
+        Some((disk, file)) => disk.digest(file)?,
+        None => None,
+    };
+    let manifest = writer.publish(contents(&record, report, digest), &key)?;
+    if args.stop {
+        end(&keeper)?;
     }
     let print = || system("print what was done");
     if args.json {
@@ -80,7 +88,7 @@ pub fn create(args: &CreateArgs, output: &mut impl Write) -> Result<(), RunError
 
 /// Has the monitor fill the parts.
 fn fill(
-    vm: &Existing,
+    keeper: &KeeperClient,
     writer: &ImageWriter,
     request: SnapshotRequest,
     args: &CreateArgs,
@@ -108,9 +116,15 @@ fn fill(
     files.push(digests.as_fd());
     files.extend(writer.part(PartName::Disk(0)).map(AsFd::as_fd));
     let mut steps = Steps::default();
-    order(vm, request, args.quiesce_workload, &files, &mut |told| {
-        steps.tell(told);
-    })
+    order(
+        keeper,
+        request,
+        args.quiesce_workload,
+        &files,
+        &mut |told| {
+            steps.tell(told);
+        },
+    )
 }
 
 /// Has a VM's monitor fill files with a snapshot, and passes on how far that is.
@@ -118,13 +132,12 @@ fn fill(
 /// # Errors
 /// See [`RunError`].
 pub fn order(
-    vm: &Existing,
+    keeper: &KeeperClient,
     request: SnapshotRequest,
     quiesce: bool,
     files: &[BorrowedFd<'_>],
     progress: &mut dyn FnMut(&SnapshotProgress),
 ) -> Result<Box<SnapshotReport>, RunError> {
-    let keeper = KeeperClient::connect(vm)?;
     keeper.ask(&Request::Snapshot { request, quiesce }, files)?;
     loop {
         match keeper.answer()? {
@@ -140,13 +153,13 @@ pub fn order(
     }
 }
 
-fn contents(record: &Record, report: Box<SnapshotReport>) -> Contents {
-    let disks = record.disk.iter().map(|disk| Disk {
+fn contents(record: &Record, report: Box<SnapshotReport>, disk_digest: Option<Digest>) -> Contents {
+    let disks = record.disk.iter().map(|disk| ImageDisk {
         source: disk.path.display().to_string(),
         read_only: disk.read_only,
         length: disk.length,
         part: (!disk.read_only).then_some(PartName::Disk(0)),
-        blake3: None,
+        blake3: disk_digest,
     });
     Contents {
         machine: report.machine,
@@ -163,41 +176,13 @@ fn contents(record: &Record, report: Box<SnapshotReport>) -> Contents {
     }
 }
 
-/// A VM that rests until it is ended; one that was running goes on if it is not.
-struct Rest<'a> {
-    vm: &'a Existing,
-    was_running: bool,
-}
-
-impl<'a> Rest<'a> {
-    fn begin(vm: &'a Existing) -> Result<Self, RunError> {
-        let state = api_client::request(vm, "GET", "/v1/state")?;
-        let was_running = state["state"] == "running";
-        if was_running {
-            api_client::request(vm, "PUT", "/v1/pause")?;
-        }
-        Ok(Self { vm, was_running })
-    }
-
-    /// Ends the VM.
-    fn end(mut self) -> Result<(), RunError> {
-        self.was_running = false;
-        let keeper = KeeperClient::connect(self.vm)?;
-        keeper.ask(&Request::Stop(Stop::Kill), &[])?;
-        match keeper.answer() {
-            Err(RunError::Gone(_)) => Ok(()),
-            other => other.map(drop),
-        }
-    }
-}
-
-impl Drop for Rest<'_> {
-    fn drop(&mut self) {
-        if self.was_running
-            && let Err(error) = api_client::request(self.vm, "PUT", "/v1/resume")
-        {
-            eprintln!("cachot: the VM {} stays paused: {error}", self.vm.name());
-        }
+/// Ends a VM that is held.
+fn end(keeper: &KeeperClient) -> Result<(), RunError> {
+    keeper.ask(&Request::Stop(Stop::Kill), &[])?;
+    match keeper.answer() {
+        // That the connection ends is the answer.
+        Err(RunError::Gone(_)) => Ok(()),
+        other => other.map(drop),
     }
 }
 

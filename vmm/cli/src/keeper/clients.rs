@@ -15,6 +15,9 @@ use super::request::{Answer, Request, Stop};
 /// Most connections of commands at a time; further ones are closed at once.
 const MAX_CLIENTS: usize = 64;
 
+/// Exit code of a VM that is ended at once: that of a command that SIGKILL ends.
+const KILLED: u8 = 128 + 9;
+
 /// A connection of a command.
 pub struct Client {
     socket: OwnedFd,
@@ -51,6 +54,7 @@ impl Keeper<'_> {
 
     /// Hears what a command wants.
     pub(super) fn hear_client(&mut self, number: u32, now: Instant) -> Option<Action> {
+        let held = self.is_held_for(number);
         let client = self.clients.get_mut(&number)?;
         let first = !std::mem::replace(&mut client.asked, true);
         match protocol::receive::<Request>(client.socket.as_fd()) {
@@ -63,6 +67,7 @@ impl Keeper<'_> {
                 self.resize_command(number, size);
                 None
             }
+            Ok((Request::Stop(Stop::Kill), _)) if held => killed(Ok(KILLED)),
             Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 client.asked = !first;
                 None
@@ -70,6 +75,7 @@ impl Keeper<'_> {
             // It is gone, or does not keep to the rules.
             Ok(_) | Err(_) => {
                 self.leave_command(number);
+                self.release_snapshot(number);
                 None
             }
         }
@@ -90,7 +96,7 @@ impl Keeper<'_> {
                 }
                 None
             }
-            Request::Stop(Stop::Kill) => killed(Ok(128 + 9)),
+            Request::Stop(Stop::Kill) => killed(Ok(KILLED)),
             Request::Stop(Stop::Terminate(grace)) => {
                 self.life.stop(Duration::from_secs(grace.into()), now)
             }

@@ -31,7 +31,9 @@ pub enum Request {
     /// End the VM. The connection is closed when that is done, and not otherwise.
     Stop(Stop),
     /// Write a snapshot into these descriptors, those of [`cachot_vmm::protocol::ToMonitor::Snapshot`]. Answered with
-    /// [`Answer::Progress`], any number of times, then [`Answer::Written`] or [`Answer::Failed`].
+    /// [`Answer::Progress`], any number of times, then [`Answer::Written`] or [`Answer::Failed`]. A machine that is held
+    /// ([`SnapshotRequest::hold`]) rests from then on until this connection asks for [`Stop::Kill`], or is closed: then
+    /// it goes on.
     Snapshot {
         /// How.
         request: SnapshotRequest,

@@ -20,6 +20,19 @@ pub struct Snapshotting {
     waiting: Option<(SnapshotRequest, Vec<OwnedFd>, Instant)>,
     /// Whether the workload is to go on afterwards.
     thaw: bool,
+    /// What becomes of the machine once its copy is made.
+    afterwards: Afterwards,
+}
+
+/// What becomes of the machine once its copy is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Afterwards {
+    /// It goes on.
+    Runs,
+    /// It is to rest until the client ends it or is gone.
+    ToBeHeld,
+    /// It rests, and all parts are written.
+    Held,
 }
 
 impl Snapshotting {
@@ -49,8 +62,13 @@ impl Keeper<'_> {
             );
             return self.answer(client, &answer);
         }
+        let afterwards = match request.hold {
+            true => Afterwards::ToBeHeld,
+            false => Afterwards::Runs,
+        };
         self.snapshot = Some(Snapshotting {
             client,
+            afterwards,
             waiting: Some((request, files, now + FREEZE_PATIENCE)),
             thaw: quiesce,
         });
@@ -91,7 +109,7 @@ impl Keeper<'_> {
 
     /// What the monitor says of the snapshot.
     pub(super) fn snapshot_heard(&mut self, message: ToKeeper) -> Option<Action> {
-        let Some(snapshot) = &self.snapshot else {
+        let Some(snapshot) = &mut self.snapshot else {
             let message = "the monitor speaks of a snapshot that nobody asked for";
             return killed(Err(SessionError::Monitor(message.into())));
         };
@@ -101,13 +119,35 @@ impl Keeper<'_> {
                 self.answer(client, &Answer::Progress(progress));
             }
             ToKeeper::SnapshotWritten(report) => {
-                self.end_snapshot();
+                if snapshot.afterwards == Afterwards::ToBeHeld {
+                    snapshot.afterwards = Afterwards::Held;
+                } else {
+                    self.end_snapshot();
+                }
                 self.answer(client, &Answer::Written(report));
+                if !self.clients.contains_key(&client) {
+                    self.release_snapshot(client);
+                }
             }
             ToKeeper::SnapshotFailed { message } => self.fail_snapshot(&message),
             _ => {}
         }
         None
+    }
+
+    /// Whether the machine rests for the client of this number, which may end it.
+    pub(super) fn is_held_for(&self, client: u32) -> bool {
+        let snapshot = self.snapshot.as_ref();
+        snapshot.is_some_and(|one| one.client == client && one.afterwards == Afterwards::Held)
+    }
+
+    /// Lets the machine go on if it is held for the client of this number, which is gone.
+    pub(super) fn release_snapshot(&mut self, client: u32) {
+        if self.is_held_for(client) {
+            // A monitor that cannot be told is gone, and is found to be.
+            protocol::send(self.ends.monitor, &ToMonitor::Release, &[]).ok();
+            self.end_snapshot();
+        }
     }
 
     fn order_snapshot(&mut self) {

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::source::{Source, SourceDisk, nameless};
 use crate::images::create::order;
+use crate::keeper_client::KeeperClient;
 use crate::vm::error::{RunError, system};
 use crate::vm::existing::Existing;
 
@@ -29,23 +30,25 @@ pub fn source(vm: &Existing, quiesce: bool, root: &Path) -> Result<Source, RunEr
         .collect::<Result<Vec<File>, _>>()?;
     let disk = match record.disk {
         None => None,
-        Some(disk) if disk.read_only => Some(SourceDisk {
-            record: disk,
-            copy: None,
-        }),
+        Some(disk) if disk.read_only => Some(SourceDisk::of_path(disk, None)?),
         Some(disk) => Some(SourceDisk {
             record: disk,
-            copy: Some(nameless(root).map_err(system("make a file for the disk"))?),
+            content: nameless(root).map_err(system("make a file for the disk"))?,
         }),
     };
-    let copy = disk.iter().filter_map(|disk| disk.copy.as_ref());
+    let copy = disk
+        .iter()
+        .filter(|disk| !disk.record.read_only)
+        .map(|disk| &disk.content);
     let descriptors: Vec<BorrowedFd<'_>> = files.iter().chain(copy).map(AsFd::as_fd).collect();
     let request = SnapshotRequest {
         on_residue: OnResidue::Redact,
         commitment_key: *key,
+        hold: false,
     };
     // No bar: it has a thread, and what comes next makes processes of this one.
-    let report = order(vm, request, quiesce, &descriptors, &mut |_| {})?;
+    let keeper = KeeperClient::connect(vm)?;
+    let report = order(&keeper, request, quiesce, &descriptors, &mut |_| {})?;
     let mut parts = files.into_iter().map(|file| -> Result<OwnedFd, RunError> {
         memfd::seal(&file).map_err(failed)?;
         Ok(file.into())

@@ -1,5 +1,5 @@
-//! Snapshots as the main thread sees them: one at a time, the machine paused for the copy only, and going on
-//! afterwards on every path.
+//! Snapshots as the main thread sees them: one at a time, the machine paused for the copy only, or held until the
+//! keeper lets it go, and going on afterwards on every path.
 
 mod copy;
 mod error;
@@ -44,6 +44,10 @@ struct Current {
     /// The machine was paused for this, and is still.
     paused: Option<Instant>,
     paused_us: u64,
+    /// The machine is to rest until [`Snapshots::release`].
+    hold: bool,
+    /// All is done but that.
+    done: bool,
 }
 
 impl Snapshots {
@@ -78,10 +82,14 @@ impl Snapshots {
         files: Vec<OwnedFd>,
         life: &Life,
     ) -> Option<ToKeeper> {
+        let hold = request.hold;
         let order = self.order(request, files, life);
         match order {
             Ok(order) => {
-                self.current = Some(Current::default());
+                self.current = Some(Current {
+                    hold,
+                    ..Current::default()
+                });
                 self.worker.prepare(order);
                 None
             }
@@ -127,11 +135,16 @@ impl Snapshots {
             Report::Prepared => self.hand_over(life),
             Report::Progress(progress) => Some(ToKeeper::SnapshotProgress(progress)),
             Report::Written => {
-                self.let_go(life);
+                self.let_go_unless_held(life);
                 None
             }
             Report::Done(mut report) => {
-                report.paused_us = self.current.take().map_or(0, |current| current.paused_us);
+                self.let_go_unless_held(life);
+                report.paused_us = self.current.as_ref().map_or(0, Current::paused_us);
+                match &mut self.current {
+                    Some(current) if current.hold => current.done = true,
+                    current => *current = None,
+                }
                 Some(ToKeeper::SnapshotWritten(report))
             }
             Report::Failed(message) => {
@@ -170,14 +183,40 @@ impl Snapshots {
         }
     }
 
+    /// Holds the machine no longer: if it is held it goes on now, else as soon as its copy is made.
+    pub fn release(&mut self, life: &mut Life) {
+        let Some(current) = &mut self.current else {
+            return;
+        };
+        current.hold = false;
+        if current.done {
+            self.let_go(life);
+            self.current = None;
+        }
+    }
+
+    fn let_go_unless_held(&mut self, life: &mut Life) {
+        if !self.current.as_ref().is_some_and(|current| current.hold) {
+            self.let_go(life);
+        }
+    }
+
     /// Lets a machine go on that was paused for the snapshot.
     fn let_go(&mut self, life: &mut Life) {
         let paused = self.current.as_mut().and_then(|current| {
-            let paused = current.paused.take()?;
-            current.paused_us = u64::try_from(paused.elapsed().as_micros()).unwrap_or(u64::MAX);
-            Some(paused)
+            current.paused_us = current.paused_us();
+            current.paused.take()
         });
         life.end_saving(paused.is_some());
+    }
+}
+
+impl Current {
+    /// How long the machine rested, or has been resting, in microseconds.
+    fn paused_us(&self) -> u64 {
+        self.paused.map_or(self.paused_us, |paused| {
+            u64::try_from(paused.elapsed().as_micros()).unwrap_or(u64::MAX)
+        })
     }
 }
 

@@ -165,9 +165,15 @@ impl Guest {
 
     /// Asks for a snapshot.
     pub fn order(&self, parts: &Parts, on_residue: OnResidue) {
+        self.order_held(parts, on_residue, false);
+    }
+
+    /// Asks for a snapshot after which the machine is held or not.
+    pub fn order_held(&self, parts: &Parts, on_residue: OnResidue, hold: bool) {
         let request = ToMonitor::Snapshot(SnapshotRequest {
             on_residue,
             commitment_key: [7; 32],
+            hold,
         });
         let files: Vec<_> = parts.0.iter().map(AsFd::as_fd).collect();
         send(self.monitor.socket.as_fd(), &request, &files).unwrap();

@@ -16,7 +16,7 @@ use cachot_vmm::protocol::{
 use super::{TestClient, console, listen_for_packets, play, start, tell, told};
 use crate::keeper::frames::Incoming;
 use crate::keeper::life::Life;
-use crate::keeper::request::{Answer, Request};
+use crate::keeper::request::{Answer, Request, Stop};
 use crate::keeper::streams::Stdio;
 use crate::keeper::{Control, Ends, Keeper};
 use crate::signals::Signals;
@@ -27,6 +27,15 @@ fn request() -> SnapshotRequest {
     SnapshotRequest {
         on_residue: OnResidue::Redact,
         commitment_key: [7; 32],
+        hold: false,
+    }
+}
+
+/// Of a machine that is then to be ended.
+fn holding() -> SnapshotRequest {
+    SnapshotRequest {
+        hold: true,
+        ..request()
     }
 }
 
@@ -61,9 +70,12 @@ fn report() -> Box<SnapshotReport> {
 
 /// Asks for a snapshot into new files.
 fn ask(client: &TestClient, quiesce: bool) {
+    ask_for(client, request(), quiesce);
+}
+
+fn ask_for(client: &TestClient, request: SnapshotRequest, quiesce: bool) {
     let files = SNAPSHOT_FILES.map(|_| tempfile::tempfile().expect("a file"));
     let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-    let request = request();
     client.ask(&Request::Snapshot { request, quiesce }, &files);
 }
 
@@ -204,6 +216,82 @@ fn test_snapshot_whose_command_goes_away_lets_the_workload_go_on() {
         assert_eq!(guest.ordered(), ordered());
         guest.tell_keeper(&ToKeeper::SnapshotWritten(report()));
         assert_eq!(client.answer(), Answer::Written(report()));
+        guest.end(&mut control, 0);
+    });
+    assert_eq!(played.code(), 0);
+}
+
+#[test]
+fn test_machine_that_is_held_is_ended_by_the_command_that_it_is_held_for() {
+    let played = play(b"", |guest| {
+        let mut control = guest.running();
+        let client = guest.client();
+        ask_for(&client, holding(), true);
+        assert_eq!(told(&mut control), ToGuest::Freeze);
+        tell(&mut control, &frozen(None));
+        assert_eq!(guest.ordered().0, ToMonitor::Snapshot(holding()));
+        guest.tell_keeper(&ToKeeper::SnapshotWritten(report()));
+        assert_eq!(client.answer(), Answer::Written(report()));
+        let other = guest.client();
+        ask(&other, false);
+        let (_, message) = other.refusal();
+        assert!(message.contains("another snapshot"), "{message}");
+        assert!(!guest.is_ordered(), "it is still held");
+        client.ask(&Request::Stop(Stop::Kill), &[]);
+        // Neither released nor thawed: the connection ends.
+        let mut rest = Vec::new();
+        control.read_to_end(&mut rest).expect("closed");
+        assert!(rest.is_empty(), "{rest:?}");
+    });
+    assert_eq!(played.code(), 137);
+}
+
+#[test]
+fn test_machine_that_is_held_goes_on_when_its_command_goes_away() {
+    let played = play(b"", |guest| {
+        let mut control = guest.running();
+        // While it is being saved, and afterwards.
+        for early in [true, false] {
+            let mut client = Some(guest.client());
+            ask_for(client.as_ref().expect("it is there"), holding(), true);
+            assert_eq!(told(&mut control), ToGuest::Freeze);
+            tell(&mut control, &frozen(None));
+            assert_eq!(guest.ordered().0, ToMonitor::Snapshot(holding()));
+            if early {
+                client = None;
+            }
+            guest.tell_keeper(&ToKeeper::SnapshotWritten(report()));
+            if let Some(client) = client {
+                assert_eq!(client.answer(), Answer::Written(report()));
+                assert!(!guest.is_ordered(), "it is held");
+            }
+            assert_eq!(guest.ordered().0, ToMonitor::Release);
+            assert_eq!(told(&mut control), ToGuest::Thaw);
+        }
+        // One that fails is let go by the monitor.
+        let client = guest.client();
+        ask_for(&client, holding(), false);
+        assert_eq!(guest.ordered().0, ToMonitor::Snapshot(holding()));
+        let message = "no room".to_owned();
+        guest.tell_keeper(&ToKeeper::SnapshotFailed { message });
+        client.refusal();
+        drop(client);
+        assert!(!guest.is_ordered());
+        guest.end(&mut control, 0);
+    });
+    assert_eq!(played.code(), 0);
+}
+
+#[test]
+fn test_command_may_end_the_machine_over_its_connection_only_while_it_is_held() {
+    let played = play(b"", |guest| {
+        let mut control = guest.running();
+        let client = guest.client();
+        ask(&client, false);
+        assert_eq!(guest.ordered(), ordered());
+        client.ask(&Request::Stop(Stop::Kill), &[]);
+        client.closed();
+        guest.tell_keeper(&ToKeeper::SnapshotWritten(report()));
         guest.end(&mut control, 0);
     });
     assert_eq!(played.code(), 0);
