@@ -47,7 +47,7 @@ pub use manifest::{
 };
 pub use reader::{Image, Residue};
 pub use receipt::{Hits, OnResidue, Place, Receipt, Redactions};
-pub use sparse::{copy_disk, digest_of, next_data, write_data};
+pub use sparse::{copy_disk, next_data, write_data};
 pub use writer::{ImageWriter, sweep};
 
 /// Name of the manifest in an image's folder.

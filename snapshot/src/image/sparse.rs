@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::chunk::{CHUNK_LEN, Digest};
+use super::chunk::CHUNK_LEN;
 
 /// What is looked at together to find zeros, in bytes.
 const PAGE: usize = 4096;
@@ -41,19 +41,6 @@ pub(super) fn read_all(
         at += now as u64;
     }
     Ok(())
-}
-
-/// BLAKE3 of the first `len` bytes of a file, holes included.
-///
-/// # Errors
-/// What the kernel said; a file that is shorter is an error.
-pub fn digest_of(file: &File, len: u64) -> io::Result<Digest> {
-    let mut hasher = blake3::Hasher::new();
-    read_all(file, len, &mut vec![0; CHUNK_LEN], |bytes| {
-        hasher.update(bytes);
-        Ok(())
-    })?;
-    Ok(Digest::from(*hasher.finalize().as_bytes()))
 }
 
 /// Copies a disk, which nobody may write to meanwhile, into an empty file: by reference where the file system can,

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::chunk::{CHUNK_LEN, ChunkHasher, DIGEST_LEN, chunk_count};
+use super::chunk::{CHUNK_LEN, ChunkHasher, DIGEST_LEN, Digest, chunk_count};
 use super::cipher::{self, Recipient};
 use super::error::ImageError;
 use super::folder::{self, Place, Temporary};
@@ -272,10 +272,17 @@ impl ImageWriter {
             chunk += chunks;
         }
         let length = len()?;
+        let all = || -> io::Result<Digest> {
+            let mut hasher = blake3::Hasher::new();
+            sparse::read_all(&self.digests, length, &mut vec![0; CHUNK_LEN], |bytes| {
+                hasher.update(bytes);
+                Ok(())
+            })?;
+            Ok(Digest::from(*hasher.finalize().as_bytes()))
+        };
         Ok(Digests {
             length,
-            blake3: sparse::digest_of(&self.digests, length)
-                .map_err(ImageError::system("hash", &path))?,
+            blake3: all().map_err(ImageError::system("hash", &path))?,
         })
     }
 

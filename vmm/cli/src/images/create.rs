@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use cachot_snapshot::image::{
-    Contents, Digest, Disk as ImageDisk, Guest, HostKey, ImageWriter, Manifest, PartName, memfd,
+    Contents, Disk, Guest, HostKey, ImageWriter, Manifest, PartName, memfd,
 };
 use cachot_vmm::protocol::{OnResidue as Order, SnapshotProgress, SnapshotReport, SnapshotRequest};
 use serde::Serialize;
@@ -21,7 +21,7 @@ use crate::state_dir::Places;
 use crate::text;
 use crate::vm::error::{RunError, system};
 use crate::vm::existing::Existing;
-use crate::vm::record::{Disk, Record};
+use crate::vm::record::Record;
 
 /// Context id that every guest has: its host side is a socket of its own.
 const VSOCK_CID: u64 = cachot_devices::virtio::vsock::GUEST_CID;
@@ -47,9 +47,6 @@ pub fn create(args: &CreateArgs, output: &mut impl Write) -> Result<(), RunError
     if record.disk.as_ref().is_some_and(|disk| !disk.read_only) {
         writer.add_disk()?;
     }
-    let read_only = record.disk.as_ref().filter(|disk| disk.read_only);
-    let open = |disk| -> Result<(&Disk, File), RunError> { Ok((disk, disk.open_same()?)) };
-    let disk = read_only.map(open).transpose()?;
     let keeper = KeeperClient::connect(&vm)?;
     let order = SnapshotRequest {
         on_residue: match (args.dangerously_keep_residue, args.on_residue) {
@@ -63,11 +60,7 @@ pub fn create(args: &CreateArgs, output: &mut impl Write) -> Result<(), RunError
     };
     let report = fill(&keeper, &writer, order, args)?;
     let paused_us = report.paused_us;
-    let digest = match &disk {
-        Some((disk, file)) => disk.digest(file)?,
-        None => None,
-    };
-    let manifest = writer.publish(contents(&record, report, digest), &key)?;
+    let manifest = writer.publish(contents(&record, report), &key)?;
     if args.stop {
         end(&keeper)?;
     }
@@ -153,13 +146,13 @@ pub fn order(
     }
 }
 
-fn contents(record: &Record, report: Box<SnapshotReport>, disk_digest: Option<Digest>) -> Contents {
-    let disks = record.disk.iter().map(|disk| ImageDisk {
+fn contents(record: &Record, report: Box<SnapshotReport>) -> Contents {
+    let disks = record.disk.iter().map(|disk| Disk {
         source: disk.path.display().to_string(),
         read_only: disk.read_only,
         length: disk.length,
         part: (!disk.read_only).then_some(PartName::Disk(0)),
-        blake3: disk_digest,
+        blake3: None,
     });
     Contents {
         machine: report.machine,

@@ -30,16 +30,16 @@ pub fn source(vm: &Existing, quiesce: bool, root: &Path) -> Result<Source, RunEr
         .collect::<Result<Vec<File>, _>>()?;
     let disk = match record.disk {
         None => None,
-        Some(disk) if disk.read_only => Some(SourceDisk::of_path(disk, None)?),
+        Some(disk) if disk.read_only => Some(SourceDisk {
+            record: disk,
+            copy: None,
+        }),
         Some(disk) => Some(SourceDisk {
             record: disk,
-            content: nameless(root).map_err(system("make a file for the disk"))?,
+            copy: Some(nameless(root).map_err(system("make a file for the disk"))?),
         }),
     };
-    let copy = disk
-        .iter()
-        .filter(|disk| !disk.record.read_only)
-        .map(|disk| &disk.content);
+    let copy = disk.iter().filter_map(|disk| disk.copy.as_ref());
     let descriptors: Vec<BorrowedFd<'_>> = files.iter().chain(copy).map(AsFd::as_fd).collect();
     let request = SnapshotRequest {
         on_residue: OnResidue::Redact,

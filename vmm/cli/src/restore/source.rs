@@ -15,10 +15,10 @@ use zeroize::Zeroizing;
 
 use crate::args::{ImageArgs, KeepingArgs};
 use crate::audit;
+use crate::guest_files::{self, Role};
 use crate::launch::{DiskMaker, Launch, open_kvm};
 use crate::state_dir::StateDir;
 use crate::vm::First;
-use crate::vm::disk::inode_of;
 use crate::vm::error::{RunError, system};
 use crate::vm::record::{Disk, Record, Workload};
 use crate::vm::secrets::{redeclare, resolve};
@@ -56,8 +56,8 @@ pub struct Source {
 pub struct SourceDisk {
     /// As it is written down.
     pub record: Disk,
-    /// The disk, if it is read-only; else a copy of it.
-    pub content: File,
+    /// The copy of a disk that the guest can write to; another one is opened by its path again.
+    pub copy: Option<File>,
 }
 
 impl Source {
@@ -97,22 +97,17 @@ impl Source {
         let workload = workload.map_err(|error| RunError::Workload(path.to_owned(), error))?;
         let disk = match manifest.guest.disks.first() {
             None => None,
-            Some(disk) => {
-                let record = Disk {
+            Some(disk) => Some(SourceDisk {
+                record: Disk {
                     path: disk.source.clone().into(),
                     read_only: disk.read_only,
                     length: disk.length,
-                    inode: None,
-                };
-                Some(match disk.part {
-                    Some(name) => SourceDisk {
-                        record,
-                        content: copy_of(&image, name, root)?,
-                    },
-                    None if args.trust_image => SourceDisk::of_path(record, None)?,
-                    None => SourceDisk::of_path(record, disk.blake3.as_ref())?,
-                })
-            }
+                },
+                copy: disk
+                    .part
+                    .map(|name| copy_of(&image, name, root))
+                    .transpose()?,
+            }),
         };
         Ok(Self {
             memory,
@@ -186,26 +181,17 @@ impl Source {
 }
 
 impl SourceDisk {
-    /// A read-only disk, which has this digest if that is known.
-    ///
-    /// # Errors
-    /// See [`Disk::open_same`] and [`Disk::compare`].
-    pub fn of_path(mut record: Disk, digest: Option<&Digest>) -> Result<Self, RunError> {
-        let content = record.open_same()?;
-        record.compare(&content, digest)?;
-        record.inode = Some(inode_of(&content).map_err(system("examine the disk"))?);
-        Ok(Self { record, content })
-    }
-
     /// The disk of one copy, and whether it refuses writes.
     fn make(&self, state: &StateDir) -> Result<(File, bool), RunError> {
-        if self.record.read_only {
-            // Monitors read at positions, so they can share it.
-            let file = self.content.try_clone().map_err(system("open the disk"))?;
-            return Ok((file, true));
-        }
+        let Some(copy) = &self.copy else {
+            let file = guest_files::open(Role::Rootfs, &self.record.path)?;
+            if file.len != self.record.length {
+                return Err(RunError::OtherDisk(self.record.path.clone()));
+            }
+            return Ok((file.file, true));
+        };
         let file = state.writable_file(DISK_FILE)?;
-        copy_disk(&self.content, &file).map_err(system("copy the disk"))?;
+        copy_disk(copy, &file).map_err(system("copy the disk"))?;
         Ok((file, false))
     }
 }

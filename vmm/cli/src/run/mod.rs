@@ -14,12 +14,9 @@ use cachot_custody::audit::Access;
 use cachot_secrets::Declarations;
 use cachot_snapshot::image::Digest;
 
-use crate::args::{Rootfs, RunArgs};
+use crate::args::RunArgs;
 use crate::audit;
-use crate::guest_files::GuestFile;
 use crate::launch::{DiskMaker, Launch, launch};
-use crate::vm::disk::inode_of;
-use crate::vm::error::system;
 pub use crate::vm::error::{OWN_FAILURE, RunError};
 use crate::vm::record::{Disk, Record, Workload};
 use crate::vm::secrets::{Secret, resolve};
@@ -56,17 +53,11 @@ fn prepare(args: &RunArgs, window: Option<WindowSize>) -> Result<Launch<'static>
         None => CMDLINE.to_owned(),
     };
     let rootfs = args.rootfs.as_ref().zip(files.rootfs);
-    let describe = |(rootfs, file): &(&Rootfs, GuestFile)| -> std::io::Result<Disk> {
-        let read_only = rootfs.is_read_only();
-        Ok(Disk {
-            path: std::path::absolute(&rootfs.path).unwrap_or_else(|_| rootfs.path.clone()),
-            read_only,
-            length: file.len,
-            inode: read_only.then(|| inode_of(&file.file)).transpose()?,
-        })
-    };
-    let disk = rootfs.as_ref().map(describe).transpose();
-    let disk = disk.map_err(system("examine the disk"))?;
+    let disk = rootfs.as_ref().map(|(rootfs, file)| Disk {
+        path: std::path::absolute(&rootfs.path).unwrap_or_else(|_| rootfs.path.clone()),
+        read_only: rootfs.is_read_only(),
+        length: file.len,
+    });
     let record = Record {
         name: String::new(),
         created: 0,

@@ -55,10 +55,8 @@ pub enum RunError {
     #[error("the image {0:?} was not made by `cachot snapshot create` of this version")]
     Workload(PathBuf, #[source] serde_json::Error),
     /// A read-only disk is not what it was.
-    #[error(
-        "the disk {0:?} is not the one that the guest has: its {1} is another; put that file back"
-    )]
-    OtherDisk(PathBuf, &'static str),
+    #[error("the disk {0:?} has another length than when the snapshot was taken: restore the file")]
+    OtherDisk(PathBuf),
     /// The host's CPU cannot be asked.
     #[error("cannot find out what this host's CPU can do")]
     HostCpu(#[source] KvmError),

@@ -1,6 +1,5 @@
 //! A VM from the order to start to its end: the monitor, the sockets, the state folder, the keeper.
 
-pub mod disk;
 pub mod error;
 pub mod existing;
 pub mod record;

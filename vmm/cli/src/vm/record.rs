@@ -49,8 +49,6 @@ pub struct Disk {
     pub read_only: bool,
     /// Its length in bytes.
     pub length: u64,
-    /// Device and inode number of a read-only one, where they are known: its path may come to name another file.
-    pub inode: Option<[u64; 2]>,
 }
 
 /// How a workload is run; part of images (`guest.keeper` in the manifest).
