@@ -27,12 +27,12 @@ pub fn run(input: &[u8]) -> bool {
     };
     let key = all.iter().find(|secret| secret.name.as_str() == "KEY");
     let of_all = key.map(|secret| secret.value.expose());
-    assert_eq!(one.as_ref().ok().map(|value| value.expose()), of_all);
+    assert_eq!(one.as_ref().ok().map(|one| one.value.expose()), of_all);
     for secret in &all {
-        let value = Dotenv
+        let fetched = Dotenv
             .resolve(&format!("{path}#{}", secret.name))
             .expect("it is there");
-        assert_eq!(value.expose(), secret.value.expose());
+        assert_eq!(fetched.value.expose(), secret.value.expose());
     }
     !all.is_empty()
 }

@@ -10,7 +10,7 @@ use cachot_control::Renewal;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::args::KeepingArgs;
-use crate::audit;
+use crate::audit::{self, Given};
 use crate::detach::{self, Side, Starting};
 use crate::keeper::life::Life;
 use crate::monitor_process::monitor_program;
@@ -101,7 +101,14 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
     record.keeper = rustix::process::getpid().as_raw_pid();
     record.detached = args.detach;
     let user = args.requester().user;
-    let recorded = audit::start(&root, &state, &record, launch.is_copy, launch.parent, &user)?;
+    let given = Given {
+        vm: &record,
+        secrets: &launch.secrets,
+        is_copy: launch.is_copy,
+        parent: launch.parent.as_deref(),
+        user: &user,
+    };
+    let recorded = audit::start(&root, &state, &given)?;
     let start = record.workload.start.clone();
     let life = if launch.is_copy {
         let complete = !record.workload.withheld;

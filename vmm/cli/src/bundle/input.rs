@@ -61,7 +61,7 @@ pub fn read(
         Some(reference) => {
             let reference: Reference = reference.parse()?;
             let schemes = Schemes::default().with(settings::bundle_scheme());
-            schemes.of(&reference)?.resolve(reference.locator())?
+            schemes.resolve(&reference)?.value
         }
         None => match (isatty(io::stdin().as_fd()), ending) {
             (true, Ending::Kept) => return Err(InputError::Lines(what)),

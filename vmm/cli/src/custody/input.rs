@@ -56,7 +56,9 @@ fn resolve(reference: &Reference, requester: &Requester) -> Result<SecretValue, 
     if reference.scheme() == "env" {
         scrub_environment([reference.locator()])?;
     }
-    resolved.map_err(CustodyError::From)
+    resolved
+        .map(|fetched| fetched.value)
+        .map_err(CustodyError::From)
 }
 
 fn random() -> Result<SecretValue, CustodyError> {
