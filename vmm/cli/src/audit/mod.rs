@@ -12,9 +12,10 @@ mod verify;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use cachot_custody::UserId;
-use cachot_custody::audit::{Access, AuditError, Decision, Entry, Head, Log, Record};
+use cachot_custody::audit::{Access, Decision, Entry, Head, Log, Record};
 use cachot_secrets::{Failures, Name, Origin, Refusal, Subject};
 
 pub use error::{AuditCommandError, RecordError};
@@ -22,6 +23,7 @@ use keys::HostSigner;
 
 use crate::args::{AuditArgs, AuditCommand, KeepingArgs};
 use crate::state_dir::{Places, StateDir};
+use crate::text::with_causes;
 use crate::vm::error::RunError;
 use crate::vm::record::Record as VmRecord;
 use crate::vm::secrets::Secret;
@@ -32,7 +34,8 @@ pub const FOLDER: &str = "audit";
 /// Reason of [`Decision::Deny`].
 const DENIED: &str = "not open to this user";
 
-/// The head of the host's log, to be published once values have been handed over.
+/// What was written to the host's log, to be brought to the disk, and its head published, once values have been handed
+/// over.
 #[must_use]
 pub struct Recorded {
     signer: HostSigner,
@@ -41,12 +44,30 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Publishes it.
-    ///
-    /// # Errors
-    /// [`AuditError`].
-    pub fn close(self) -> Result<(), AuditError> {
-        Log::new(&self.folder, None, &self.signer).close(&self.head)
+    /// Does that, while its caller goes on; a warning if it fails.
+    pub fn close(self) -> Closing {
+        let close = move || {
+            let log = Log::new(&self.folder, None, &self.signer);
+            if let Err(error) = log.close(&self.head) {
+                eprintln!(
+                    "cachot: warning: a loss of power now may undo what the audit log says of this start: {}",
+                    with_causes(&error)
+                );
+            }
+        };
+        Closing(Some(std::thread::spawn(close)))
+    }
+}
+
+/// A log that is being closed; waited for when this is dropped.
+pub struct Closing(Option<JoinHandle<()>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // It prints, and no more: a panic of it was printed as well.
+            thread.join().ok();
+        }
     }
 }
 
@@ -89,7 +110,9 @@ impl Given<'_> {
     }
 }
 
-/// Records that a VM is given its secrets; nothing, and no log is needed, where it has none.
+/// Records that a VM is given its secrets; nothing, and no log is needed, where it has none. The records are on the disk
+/// if the VM has a log of its own; else they are written, which is what a start can wait for, and
+/// [`Recorded::close`] does the rest.
 ///
 /// # Errors
 /// [`RecordError`]: it must not be given them then.
@@ -115,6 +138,9 @@ pub fn start(
     }
     let folder = root.join(FOLDER);
     let head = Log::new(&folder, None, &signer).append(&entries)?;
+    if vm.workload.secrets_audit {
+        head.sync()?;
+    }
     Ok(Some(Recorded {
         signer,
         folder,
@@ -199,7 +225,7 @@ fn write(records: Vec<Record>) -> Result<(), RecordError> {
 
 fn warn(result: Result<(), RecordError>) {
     if let Err(error) = result {
-        eprintln!("cachot: warning: {}", crate::text::with_causes(&error));
+        eprintln!("cachot: warning: {}", with_causes(&error));
     }
 }
 

@@ -107,8 +107,7 @@ fn test_start_is_in_the_log_of_the_host_and_in_that_of_the_vm_if_it_has_one() {
         given(root.path(), &state, vm, secrets, parent)
             .expect("recorded")
             .expect("it has secrets")
-            .close()
-            .expect("closed");
+            .close();
     };
 
     start(&vm("web", true), &["A", "B"], Some("old"));
