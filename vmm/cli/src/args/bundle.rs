@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use cachot_custody::bundle::{BundleName, KeyName};
+use cachot_secrets::Reference;
 use clap::{Args, Subcommand, ValueEnum};
 
 const SHOW_EXAMPLES: &str = "\
@@ -136,7 +137,7 @@ pub struct SetEnvArgs {
 
     /// Reference to the value, instead of standard input
     #[arg(long, value_name = "SCHEME:REF")]
-    pub from: Option<String>,
+    pub from: Option<Reference>,
 
     /// Where bundles are
     #[command(flatten)]
@@ -170,7 +171,7 @@ pub struct SetGitArgs {
 
     /// Reference to the value, instead of standard input
     #[arg(long, value_name = "SCHEME:REF")]
-    pub from: Option<String>,
+    pub from: Option<Reference>,
 
     /// Where bundles are
     #[command(flatten)]
@@ -197,7 +198,7 @@ pub struct AddSshKeyArgs {
 
     /// Reference to the key, instead of standard input
     #[arg(long, value_name = "SCHEME:REF")]
-    pub from: Option<String>,
+    pub from: Option<Reference>,
 
     /// Where bundles are
     #[command(flatten)]

@@ -164,7 +164,7 @@ fn export(args: &ExportArgs) -> Result<(), CustodyError> {
     };
     if !args.yes {
         let (scope, version) = (&stored.scope, stored.version);
-        input::confirm(&format!(
+        crate::input::confirm(&format!(
             "Write version {version} of {name} in {scope} to standard output, as it is?"
         ))?;
     }
