@@ -14,7 +14,7 @@ Examples:
   cachot bundle show default
   cachot bundle show default --reveal               asks before it prints values
 
-Exit codes: 0, or 125 if the bundle cannot be read or the command line is wrong.";
+Exit codes: 0; 1 if the question was not answered with yes; 125 if the bundle cannot be read or the command line is wrong.";
 
 const VALIDATE_EXAMPLES: &str = "\
 Examples:
