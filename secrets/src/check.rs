@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::declarations::{Outcome, Warning};
+use crate::schemes::{Origin, Refusal};
 
 /// What `secret check` says about one reference; never a value.
 ///
@@ -19,6 +20,9 @@ pub struct Check {
     /// Name of the scheme, where the reference names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// Scope and version of the value, if it is ok and where its place has such.
+    #[serde(flatten)]
+    pub origin: Origin,
     /// Length of the value, if it is ok.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<usize>,
@@ -28,9 +32,9 @@ pub struct Check {
     /// What is wrong, if it is not ok.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The same in a few fixed words: see [`SecretError::kind`](crate::SecretError::kind).
+    /// The same in a few fixed words.
     #[serde(skip)]
-    pub kind: Option<&'static str>,
+    pub refusal: Option<Refusal>,
     /// As `source`, but only if there is such a scheme.
     #[serde(skip)]
     pub scheme: Option<String>,
@@ -42,6 +46,12 @@ impl fmt::Display for Check {
         write!(f, "{} {state}", self.name)?;
         if let Some(source) = &self.source {
             write!(f, " source={source}")?;
+        }
+        if let Some(scope) = &self.origin.scope {
+            write!(f, " scope={scope}")?;
+        }
+        if let Some(version) = self.origin.version {
+            write!(f, " version={version}")?;
         }
         if let Some(bytes) = self.bytes {
             write!(f, " bytes={bytes}")?;
@@ -68,10 +78,11 @@ impl From<Outcome> for Check {
                     ok: true,
                     scheme: source.clone(),
                     source,
+                    origin: secret.origin,
                     bytes: Some(secret.value.len()),
                     warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
                     error: None,
-                    kind: None,
+                    refusal: None,
                 }
             }
             Err(error) => Self {
@@ -79,10 +90,11 @@ impl From<Outcome> for Check {
                 ok: false,
                 scheme: error.scheme(source.as_ref()),
                 source,
+                origin: Origin::default(),
                 bytes: None,
                 warning: None,
                 error: Some(error.to_string()),
-                kind: Some(error.kind()),
+                refusal: Some(error.refusal()),
             },
         }
     }
@@ -102,6 +114,7 @@ mod tests {
             "PLAIN=env:PATH",
             "MISSING=env:CACHOT_NOT_SET",
             "oops",
+            "KEPT=fixed:0123456789@3",
         ]);
 
         let lines: Vec<_> = declarations
@@ -125,11 +138,16 @@ mod tests {
             lines[3]
         );
         assert!(lines[4].starts_with("declaration 5 error: the declaration has no name"));
+        assert_eq!(
+            lines[5],
+            "KEPT ok source=fixed scope=workspace version=3 bytes=10"
+        );
     }
 
     #[test]
     fn test_check_as_json() {
-        let declarations = Declarations::parse(["A=fixed:0123456789", "B=nope:x"]);
+        let declarations =
+            Declarations::parse(["A=fixed:0123456789", "B=nope:x", "C=fixed:01234567@3"]);
 
         let json = serde_json::to_value(declarations.check(&schemes())).expect("JSON");
 
@@ -142,6 +160,14 @@ mod tests {
                     "ok": false,
                     "source": "nope",
                     "error": "there is no secret scheme \"nope\": use one of dotenv, env, file, fixed",
+                },
+                {
+                    "name": "C",
+                    "ok": true,
+                    "source": "fixed",
+                    "scope": "workspace",
+                    "version": 3,
+                    "bytes": 8,
                 },
             ])
         );

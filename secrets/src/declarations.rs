@@ -10,7 +10,7 @@ use crate::failure::{Failure, Failures, SecretError, Subject};
 use crate::fetch::{Fetch, fetch_all};
 use crate::name::Name;
 use crate::reference::{Declaration, DeclarationError, Delivery, Reference};
-use crate::schemes::{Dotenv, Scheme, Schemes, dotenv};
+use crate::schemes::{Dotenv, Fetched, Origin, Scheme, Schemes, dotenv};
 use crate::value::SecretValue;
 
 /// Most bytes that the secrets of one VM have together: 16 MiB.
@@ -52,6 +52,8 @@ pub struct Resolved {
     pub value: SecretValue,
     /// Name of the scheme that the bytes came from.
     pub source: &'static str,
+    /// Which of the values of their place they are.
+    pub origin: Origin,
     /// What the user should know about it.
     pub warnings: Vec<Warning>,
 }
@@ -223,7 +225,7 @@ impl Declarations {
             if let Pending::Of(declaration, scheme) = pending {
                 let secret = fetched
                     .map_err(SecretError::from)
-                    .map(|value| ready((*declaration).clone(), value, &***scheme))
+                    .map(|fetched| ready((*declaration).clone(), fetched, &***scheme))
                     .and_then(|secret| admission.check(secret));
                 *pending = Pending::Ended(secret);
             }
@@ -289,7 +291,8 @@ impl Admission {
     }
 }
 
-fn ready(declaration: Declaration, value: SecretValue, scheme: &dyn Scheme) -> Resolved {
+fn ready(declaration: Declaration, fetched: Fetched, scheme: &dyn Scheme) -> Resolved {
+    let Fetched { value, origin } = fetched;
     let mut warnings = Vec::new();
     if scheme.is_plaintext() {
         warnings.push(Warning::Plaintext(scheme.name()));
@@ -303,6 +306,7 @@ fn ready(declaration: Declaration, value: SecretValue, scheme: &dyn Scheme) -> R
         delivery: declaration.delivery,
         value,
         source: scheme.name(),
+        origin,
         warnings,
     }
 }
@@ -352,7 +356,7 @@ fn read_env_file(path: &Path, admission: &mut Admission, outcomes: &mut Vec<Outc
             delivery,
         };
         let result = value
-            .map(|value| ready(declaration, value, &Dotenv))
+            .map(|value| ready(declaration, value.into(), &Dotenv))
             .and_then(|secret| admission.check(secret));
         outcomes.push(outcome(subject, result));
     }
@@ -368,7 +372,7 @@ pub(crate) mod tests {
     use crate::schemes;
     use crate::schemes::ResolveError;
 
-    /// `fixed:text` has the value `text`.
+    /// `fixed:text` has the value `text`; `fixed:text@N` that of version N.
     struct Fixed;
 
     impl Scheme for Fixed {
@@ -380,8 +384,19 @@ pub(crate) mod tests {
             false
         }
 
-        fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError> {
-            Ok(SecretValue::copy_of(locator.as_bytes()).expect("a short value"))
+        fn resolve(&self, locator: &str) -> Result<Fetched, ResolveError> {
+            let (text, origin) = match locator.split_once('@') {
+                None => (locator, Origin::default()),
+                Some((text, version)) => {
+                    let origin = Origin {
+                        scope: Some("workspace".into()),
+                        version: version.parse().ok(),
+                    };
+                    (text, origin)
+                }
+            };
+            let value = SecretValue::copy_of(text.as_bytes()).expect("a short value");
+            Ok(Fetched { value, origin })
         }
     }
 
@@ -403,7 +418,7 @@ pub(crate) mod tests {
     #[test]
     fn test_resolve_all_in_order_with_their_delivery() {
         let declarations =
-            Declarations::parse(["B=fixed:second-b,mode=0444,env", "A=fixed:first-a"]);
+            Declarations::parse(["B=fixed:second-b@7,mode=0444,env", "A=fixed:first-a"]);
 
         let resolved = declarations.resolve(&schemes()).expect("all values");
 
@@ -413,9 +428,11 @@ pub(crate) mod tests {
         assert_eq!(resolved[0].delivery.mode, 0o444);
         assert!(resolved[0].delivery.export_env);
         assert_eq!(resolved[0].source, "fixed");
+        assert_eq!(resolved[0].origin.version, Some(7));
         assert_eq!(resolved[0].warnings, []);
         assert_eq!(resolved[1].name.as_str(), "A");
         assert_eq!(resolved[1].delivery, Delivery::default());
+        assert_eq!(resolved[1].origin, Origin::default());
     }
 
     #[test]
@@ -591,7 +608,7 @@ pub(crate) mod tests {
         let secret = |len| {
             let value = SecretValue::copy_of(&vec![1; len]).expect("a value");
             let declaration = Declaration::parse_rest("A".parse().expect("a name"), "fixed:x");
-            ready(declaration.expect("a reference"), value, &Fixed)
+            ready(declaration.expect("a reference"), value.into(), &Fixed)
         };
         let mut admission = Admission {
             total: MAX_TOTAL_LEN - 10,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::declarations::{MAX_SECRETS, MAX_TOTAL_LEN};
 use crate::name::{Name, NameError};
 use crate::reference::DeclarationError;
-use crate::schemes::ResolveError;
+use crate::schemes::{Refusal, ResolveError};
 
 /// What a failure is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,19 +87,18 @@ impl SecretError {
         }
     }
 
-    /// What is wrong in a few fixed words, for records that stay: nothing in them was typed by a user, as a value
-    /// may have been that was taken for a variable's name.
+    /// What is wrong in a few fixed words.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
+    pub fn refusal(&self) -> Refusal {
+        Refusal::Failed(match self {
             Self::Declaration(_) => "malformed declaration",
             Self::Duplicate => "declared more than once",
             Self::Key { .. } => "malformed key in the file",
-            Self::Resolve(error) => error.kind(),
+            Self::Resolve(error) => return error.refusal(),
             Self::ZeroByte => "zero byte in an exported value",
             Self::TotalTooLong => "values too long together",
             Self::TooMany => "too many secrets",
-        }
+        })
     }
 }
 

@@ -7,8 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::schemes::{ResolveError, Scheme};
-use crate::value::SecretValue;
+use crate::schemes::{Fetched, ResolveError, Scheme};
 
 /// Most values that are fetched at once: enough to hide the way to a server, few enough for it and for the
 /// memory that may be locked.
@@ -35,13 +34,13 @@ impl Fetch {
     }
 }
 
-type Fetched = Result<SecretValue, ResolveError>;
+type Answer = Result<Fetched, ResolveError>;
 
 /// Fetches all and calls `done` once for each, as they come.
 ///
 /// When this returns every thread has ended but those whose scheme did not answer in time: they are left to
 /// themselves, and what they fetch is wiped.
-pub(crate) fn fetch_all(fetches: Vec<Fetch>, mut done: impl FnMut(usize, Fetched)) {
+pub(crate) fn fetch_all(fetches: Vec<Fetch>, mut done: impl FnMut(usize, Answer)) {
     let mut waiting = VecDeque::new();
     for fetch in fetches {
         match fetch.scheme.time_limit() {
@@ -99,7 +98,7 @@ impl Running {
     fn start(
         fetch: Fetch,
         limit: Duration,
-        sender: Sender<(usize, Fetched)>,
+        sender: Sender<(usize, Answer)>,
     ) -> Result<Self, ResolveError> {
         let (at, scheme) = (fetch.at, fetch.scheme.name());
         let work = move || {
@@ -134,7 +133,7 @@ impl Running {
 }
 
 /// What the scheme says, be it by a panic.
-fn resolve(scheme: &dyn Scheme, locator: &str) -> Fetched {
+fn resolve(scheme: &dyn Scheme, locator: &str) -> Answer {
     // Nothing of the scheme is looked at after a panic but what it shows to all threads anyway.
     catch_unwind(AssertUnwindSafe(|| scheme.resolve(locator)))
         .unwrap_or_else(|_| Err(ResolveError::Panicked(scheme.name())))
@@ -149,10 +148,16 @@ mod tests {
     use super::*;
     use crate::locked::tests::one_at_a_time;
     use crate::schemes::Schemes;
-    use crate::{Declarations, SecretError};
+    use crate::{Declarations, SecretError, SecretValue};
 
     /// How long a scheme of these tests may take.
     const LIMIT: Duration = Duration::from_millis(200);
+
+    fn value(text: &str) -> Fetched {
+        SecretValue::copy_of(text.as_bytes())
+            .expect("a value")
+            .into()
+    }
 
     /// `odd:KIND-N` fares as its kind says; its value is its locator.
     #[derive(Default)]
@@ -174,7 +179,7 @@ mod tests {
             Some(LIMIT)
         }
 
-        fn resolve(&self, locator: &str) -> Fetched {
+        fn resolve(&self, locator: &str) -> Answer {
             let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
             self.most.fetch_max(running, Ordering::SeqCst);
             let result = match locator.split('-').next() {
@@ -195,7 +200,7 @@ mod tests {
                 _ => Ok(()),
             };
             self.running.fetch_sub(1, Ordering::SeqCst);
-            result.map(|()| SecretValue::copy_of(locator.as_bytes()).expect("a value"))
+            result.map(|()| value(locator))
         }
     }
 
@@ -215,9 +220,9 @@ mod tests {
             None
         }
 
-        fn resolve(&self, locator: &str) -> Fetched {
+        fn resolve(&self, locator: &str) -> Answer {
             if thread::current().id() == self.0 {
-                Ok(SecretValue::copy_of(locator.as_bytes()).expect("a value"))
+                Ok(value(locator))
             } else {
                 Err(ResolveError::NoVariable(locator.to_owned()))
             }
@@ -358,7 +363,7 @@ mod tests {
 
         let values: Vec<_> = results
             .iter()
-            .map(|result| result.as_ref().ok().map(SecretValue::expose))
+            .map(|result| Some(result.as_ref().ok()?.value.expose()))
             .collect();
         assert_eq!(values, [Some(&b"slow-1"[..]), None, Some(b"x-2"), None]);
         assert!(matches!(results[3], Err(ResolveError::NoVariable(_))));

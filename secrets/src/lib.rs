@@ -26,6 +26,7 @@
 //! | [`Reference`] | where a value is: `scheme:locator` |
 //! | [`Declaration`] | `NAME=scheme:locator` and the options of delivery |
 //! | [`Scheme`], [`Schemes`] | what fetches a value |
+//! | [`Fetched`], [`Origin`] | a value, and its scope and version where its place has such |
 //! | [`Declarations`] | all secrets of a VM, resolved or refused together |
 //!
 //! A process that holds values calls [`harden_process`] first; one that took values from its own
@@ -53,7 +54,8 @@ pub use locked::{LockError, LockedBuffer};
 pub use name::{MAX_NAME_LEN, Name, NameError};
 pub use reference::{Declaration, DeclarationError, Delivery, Reference, ReferenceError};
 pub use schemes::{
-    Dotenv, Env, File, MAX_DOTENV_LEN, MAX_LINE_LEN, ResolveError, Scheme, Schemes, TIME_LIMIT,
+    Dotenv, Env, Fetched, File, MAX_DOTENV_LEN, MAX_LINE_LEN, Origin, Refusal, ResolveError,
+    Scheme, Schemes, TIME_LIMIT,
 };
 pub use sealed::{SealedError, SealedValue};
 pub use value::{MAX_VALUE_LEN, SecretValue, ValueError};

@@ -31,6 +31,7 @@ equal "a VM's own" alices-web "$(shown --secrets-user alice --name web)"
 equal "not another user's VM of that name" everybodys "$(shown --secrets-user bob --name web)"
 refuses "another user's" 'KEY: the scope user:alice is not open' \
     cachot run --secrets-user bob --secret KEY=store:user:alice/KEY -- true
+matches "another user's: recorded" ' KEY materialize deny user=bob source=store: not open to this user$' "$(cachot secret audit | tail -n 1)"
 
 # A VM that is started again, restored or forked has the value that counts by then.
 exits "a VM" 0 cachot run -d --name src --secret KEY=store:KEY -- sh -c 'while :; do sha256sum /run/secrets/KEY; sleep 1; done'
@@ -47,6 +48,9 @@ for child in one two; do
     digest=$(cachot logs "$child" | tail -n 1)
     wanted=rotated
     if [ "$child" = one ]; then wanted=childs; fi
+    expected="scope=workspace version=2"
+    if [ "$child" = one ]; then expected="scope=instance:one version=1"; fi
+    matches "child $child: recorded" " KEY rehydrate allow vm=$child user=0 source=store $expected from=" "$(cachot secret audit)"
     matches "child $child has its own" "^$(sha256sum <"$work/value-$wanted" | cut -d ' ' -f 1) " "$digest"
 done
 exits "the image is verified with the values that its VM would have" 0 cachot snapshot verify "$images/image"

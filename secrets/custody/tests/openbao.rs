@@ -121,8 +121,12 @@ impl OpenBao {
 }
 
 fn value(vault: &Vault, locator: &str) -> String {
-    let value = vault.resolve(locator).expect("a value");
-    String::from_utf8(value.expose().to_vec()).expect("text")
+    let fetched = vault.resolve(locator).expect("a value");
+    String::from_utf8(fetched.value.expose().to_vec()).expect("text")
+}
+
+fn version(vault: &Vault, locator: &str) -> Option<u64> {
+    vault.resolve(locator).expect("a value").origin.version
 }
 
 fn message(vault: &Vault, locator: &str) -> String {
@@ -153,6 +157,11 @@ fn test_openbao_values_and_errors() {
         "first"
     );
     assert_eq!(value(&root, "secret/data/a b%é#f"), "spaced");
+    assert_eq!(version(&root, "secret/data/app/db#user"), Some(2));
+    assert_eq!(
+        version(&root, "secret/data/app/db?version=1#password"),
+        Some(1)
+    );
 
     // What is not there.
     assert!(message(&root, "secret/data/none#f").contains("there is no secret"));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use cachot_custody::schemes::{Vault, with_providers};
 use cachot_secrets::{
-    Declarations, MAX_VALUE_LEN, ResolveError, Scheme, Schemes, SecretValue, TIME_LIMIT,
+    Declarations, Fetched, MAX_VALUE_LEN, ResolveError, Scheme, Schemes, TIME_LIMIT,
 };
 use common::{Server, answer, environment};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -35,11 +35,11 @@ fn vault(server: &Server) -> Vault {
     ]))
 }
 
-fn ask(server: &Server) -> Result<SecretValue, ResolveError> {
+fn ask(server: &Server) -> Result<Fetched, ResolveError> {
     vault(server).resolve("secret/data/app/db#password")
 }
 
-fn message(value: Result<SecretValue, ResolveError>) -> String {
+fn message(value: Result<Fetched, ResolveError>) -> String {
     let error = value.expect_err("no value");
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);
@@ -58,9 +58,10 @@ fn test_vault_field_of_a_secret_is_its_text() {
         r#"{"user":"me","password":"pa\"ss\nw\u00f6rd \ud83d\ude00","n":1}"#,
     ));
 
-    let value = ask(&server).expect("a value");
+    let fetched = ask(&server).expect("a value");
 
-    assert_eq!(value.expose(), "pa\"ss\nwörd 😀".as_bytes());
+    assert_eq!(fetched.origin.version, Some(1));
+    assert_eq!(fetched.value.expose(), "pa\"ss\nwörd 😀".as_bytes());
     let requests = server.requests();
     let lines: Vec<_> = requests[0].lines().map(str::to_lowercase).collect();
     assert_eq!(lines[0], "get /v1/secret/data/app/db http/1.1");
@@ -207,8 +208,8 @@ fn test_vault_answer_that_is_too_long_is_not_read_to_its_end() {
     // The control: one that just fits.
     let fits = "v".repeat(MAX_VALUE_LEN - 1000);
     let fields = format!(r#"{{"password":"{fits}"}}"#);
-    let value = ask(&Server::always(&secret(&fields))).expect("a value");
-    assert_eq!(value.len(), fits.len());
+    let fetched = ask(&Server::always(&secret(&fields))).expect("a value");
+    assert_eq!(fetched.value.len(), fits.len());
 }
 
 #[test]
@@ -334,7 +335,7 @@ fn test_vault_token_of_a_login_is_used_if_it_is_private() {
     assert!(message(ask()).contains("open to others"));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
 
-    assert_eq!(ask().expect("a value").expose(), b"value");
+    assert_eq!(ask().expect("a value").value.expose(), b"value");
 
     let request = server.requests().remove(0).to_lowercase();
     assert!(request.contains(&format!("x-vault-token: {TOKEN}\r\n")));
@@ -381,7 +382,10 @@ fn test_vault_over_tls_with_an_authority_of_its_own() {
     };
     let ca = file.to_str();
 
-    assert_eq!(ask(&address, ca).expect("a value").expose(), b"over tls");
+    assert_eq!(
+        ask(&address, ca).expect("a value").value.expose(),
+        b"over tls"
+    );
 
     // The system's authorities do not know this one, where there are any.
     let said = message(ask(&address, None));

@@ -6,7 +6,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::{ResolveError, Scheme, file};
+use super::{Fetched, ResolveError, Scheme, file};
 use crate::locked::LockedBuffer;
 use crate::value::SecretValue;
 
@@ -53,7 +53,7 @@ impl Scheme for Dotenv {
         true
     }
 
-    fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError> {
+    fn resolve(&self, locator: &str) -> Result<Fetched, ResolveError> {
         let (path, key) = locator
             .rsplit_once('#')
             .filter(|(path, key)| !path.is_empty() && !key.is_empty())
@@ -68,12 +68,13 @@ impl Scheme for Dotenv {
             }
             Ok::<(), ResolveError>(())
         })?;
-        found.unwrap_or_else(|| {
+        let value = found.unwrap_or_else(|| {
             Err(ResolveError::NoKey {
                 path: path.into(),
                 key: key.to_owned(),
             })
-        })
+        });
+        value.map(Fetched::from)
     }
 }
 
@@ -281,8 +282,8 @@ mod tests {
     fn resolve(content: &[u8], key: &str) -> Result<Vec<u8>, ResolveError> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(&file, content).expect("written");
-        let value = Dotenv.resolve(&format!("{}#{key}", file.path().display()))?;
-        Ok(value.expose().to_vec())
+        let fetched = Dotenv.resolve(&format!("{}#{key}", file.path().display()))?;
+        Ok(fetched.value.expose().to_vec())
     }
 
     /// One byte a call, so that every line is cut everywhere.

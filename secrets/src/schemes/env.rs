@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::{ResolveError, Scheme};
+use super::{Fetched, ResolveError, Scheme};
 use crate::value::SecretValue;
 
 /// `env:VARIABLE`: the variable's bytes as they are.
@@ -23,11 +23,12 @@ impl Scheme for Env {
         true
     }
 
-    fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError> {
+    fn resolve(&self, locator: &str) -> Result<Fetched, ResolveError> {
         let value = std::env::var_os(locator)
             .ok_or_else(|| ResolveError::NoVariable(locator.to_owned()))?;
         let value = Zeroizing::new(value.into_vec());
-        SecretValue::copy_of(&value).map_err(|error| {
+        let value = SecretValue::copy_of(&value);
+        value.map(Fetched::from).map_err(|error| {
             ResolveError::of_value(
                 format_args!("the environment variable {locator:?}"),
                 locator.as_ref(),
@@ -53,9 +54,9 @@ mod tests {
 
     #[test]
     fn test_env_set_variable_is_its_value() {
-        let value = Env.resolve("PATH").expect("PATH is set for every test");
+        let fetched = Env.resolve("PATH").expect("PATH is set for every test");
         let expected = std::env::var("PATH").expect("PATH is text");
-        assert_eq!(value.expose(), expected.as_bytes());
+        assert_eq!(fetched.value.expose(), expected.as_bytes());
     }
 
     #[test]

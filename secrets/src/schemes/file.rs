@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{ResolveError, Scheme, TIME_LIMIT};
+use super::{Fetched, ResolveError, Scheme, TIME_LIMIT};
 use crate::value::SecretValue;
 
 /// `file:PATH`: the bytes as they are, a final newline included.
@@ -29,9 +29,10 @@ impl Scheme for File {
         true
     }
 
-    fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError> {
+    fn resolve(&self, locator: &str) -> Result<Fetched, ResolveError> {
         let path = Path::new(locator);
         SecretValue::read_from(&mut open(path)?)
+            .map(Fetched::from)
             .map_err(|error| ResolveError::of_value(format_args!("the file {path:?}"), path, error))
     }
 }
@@ -113,7 +114,7 @@ mod tests {
     use crate::locked::tests::one_at_a_time;
     use crate::value::MAX_VALUE_LEN;
 
-    fn resolve(path: &Path) -> Result<SecretValue, ResolveError> {
+    fn resolve(path: &Path) -> Result<Fetched, ResolveError> {
         File.resolve(path.to_str().expect("a test's path is text"))
     }
 
@@ -125,14 +126,14 @@ mod tests {
         bytes.extend(b"\r\n\n");
         fs::write(&path, &bytes).expect("written");
 
-        let value = resolve(&path).expect("a value");
+        let value = resolve(&path).expect("a value").value;
 
         assert_eq!(value.expose(), bytes);
     }
 
     #[test]
     fn test_file_relative_path_begins_in_the_working_directory() {
-        let value = File.resolve("Cargo.toml").expect("a value");
+        let value = File.resolve("Cargo.toml").expect("a value").value;
         let expected = fs::read("Cargo.toml").expect("read");
         assert_eq!(value.expose(), expected);
     }
@@ -142,7 +143,7 @@ mod tests {
         let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
         fs::File::from(writer).write_all(b"piped").expect("written");
         let value = File.resolve(&format!("/dev/fd/{}", reader.as_raw_fd()));
-        assert_eq!(value.expect("a value").expose(), b"piped");
+        assert_eq!(value.expect("a value").value.expose(), b"piped");
     }
 
     #[test]
@@ -154,7 +155,7 @@ mod tests {
             std::thread::spawn(move || fs::write(path, b"piped"))
         };
 
-        let value = resolve(&path).expect("a value");
+        let value = resolve(&path).expect("a value").value;
 
         assert_eq!(value.expose(), b"piped");
         writer.join().expect("ended").expect("written");
@@ -184,7 +185,7 @@ mod tests {
             })
         };
 
-        let value = resolve(&path).expect("a value");
+        let value = resolve(&path).expect("a value").value;
 
         assert_eq!(value.expose(), b"onetwo");
         writer.join().expect("ended");
@@ -219,7 +220,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("large");
         fs::write(&path, vec![7; MAX_VALUE_LEN]).expect("written");
-        assert_eq!(resolve(&path).expect("a value").len(), MAX_VALUE_LEN);
+        assert_eq!(resolve(&path).expect("a value").value.len(), MAX_VALUE_LEN);
 
         fs::write(&path, vec![7; MAX_VALUE_LEN + 1]).expect("written");
 

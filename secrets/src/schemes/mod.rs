@@ -13,6 +13,7 @@ use std::time::Duration;
 pub use dotenv::{Dotenv, MAX_DOTENV_LEN, MAX_LINE_LEN};
 pub use env::Env;
 pub use file::File;
+use serde::Serialize;
 
 use crate::fetch::{Fetch, fetch_all};
 use crate::locked::LockError;
@@ -38,7 +39,7 @@ pub trait Scheme: Send + Sync {
     ///
     /// # Errors
     /// See [`ResolveError`]. There is no way to answer with nothing.
-    fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError>;
+    fn resolve(&self, locator: &str) -> Result<Fetched, ResolveError>;
 
     /// How long [`Scheme::resolve`] may take before it is given up. `None` is for one that never waits: it is
     /// called on the thread that asks, all others on threads of their own.
@@ -51,6 +52,46 @@ pub trait Scheme: Send + Sync {
     fn variable<'a>(&'a self, _locator: &'a str) -> Option<&'a str> {
         None
     }
+}
+
+/// A value and where in its place it was.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The value.
+    pub value: SecretValue,
+    /// Which of the place's values it is.
+    pub origin: Origin,
+}
+
+impl From<SecretValue> for Fetched {
+    /// Of a place that has one value for a reference, and does not count them.
+    fn from(value: SecretValue) -> Self {
+        Self {
+            value,
+            origin: Origin::default(),
+        }
+    }
+}
+
+/// Which of the values that a place keeps for a name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    /// Scope, where the place has scopes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Version, from 1, where the place counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+}
+
+/// Why no value is given, in a few fixed words for records that stay: nothing in them was typed by a user, as a value
+/// may have been that was taken for a variable's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is not open to who asks.
+    Denied,
+    /// There is none.
+    Failed(&'static str),
 }
 
 /// Why a reference has no value.
@@ -170,16 +211,20 @@ pub enum ResolveError {
     /// There is no locked memory for the value.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// What a scheme of another crate says to somebody who may not have the value, be there one or not.
+    #[error(transparent)]
+    Denied(Box<dyn std::error::Error + Send + Sync>),
     /// What a scheme of another crate says.
     #[error(transparent)]
     Scheme(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl ResolveError {
-    /// What is wrong in a few fixed words; see [`SecretError::kind`](crate::SecretError::kind).
+    /// What is wrong in a few fixed words.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
+    pub fn refusal(&self) -> Refusal {
+        Refusal::Failed(match self {
+            Self::Denied(_) => return Refusal::Denied,
             Self::UnknownScheme { .. } => "unknown scheme",
             Self::NoVariable(_) => "no such variable",
             Self::NoFile(_) => "no such file",
@@ -198,7 +243,7 @@ impl ResolveError {
             Self::TimedOut { .. } => "no answer in time",
             Self::Thread(_) => "no thread to ask",
             Self::Panicked(_) | Self::Scheme(_) => "the scheme has failed",
-        }
+        })
     }
 
     /// An error of the file itself.
@@ -266,7 +311,7 @@ impl Schemes {
     ///
     /// # Errors
     /// See [`ResolveError`].
-    pub fn resolve(&self, reference: &Reference) -> Result<SecretValue, ResolveError> {
+    pub fn resolve(&self, reference: &Reference) -> Result<Fetched, ResolveError> {
         let results = self.resolve_all([reference]);
         results.into_iter().next().expect("one result a reference")
     }
@@ -277,7 +322,7 @@ impl Schemes {
     pub fn resolve_all<'a>(
         &self,
         references: impl IntoIterator<Item = &'a Reference>,
-    ) -> Vec<Result<SecretValue, ResolveError>> {
+    ) -> Vec<Result<Fetched, ResolveError>> {
         let mut fetches = vec![];
         let mut results = vec![];
         for reference in references {
@@ -324,13 +369,14 @@ mod tests {
             false
         }
 
-        fn resolve(&self, _: &str) -> Result<SecretValue, ResolveError> {
+        fn resolve(&self, _: &str) -> Result<Fetched, ResolveError> {
             SecretValue::copy_of(self.0)
+                .map(Fetched::from)
                 .map_err(|error| ResolveError::of_value("fixed", Path::new(""), error))
         }
     }
 
-    fn resolve(schemes: &Schemes, text: &str) -> Result<SecretValue, ResolveError> {
+    fn resolve(schemes: &Schemes, text: &str) -> Result<Fetched, ResolveError> {
         schemes.resolve(&text.parse().expect("a reference"))
     }
 
@@ -346,8 +392,9 @@ mod tests {
     #[test]
     fn test_schemes_with_a_scheme_of_ones_own() {
         let schemes = Schemes::default().with(Fixed(b"old")).with(Fixed(b"new"));
-        let value = resolve(&schemes, "fixed:x").expect("a value");
-        assert_eq!(value.expose(), b"new");
+        let fetched = resolve(&schemes, "fixed:x").expect("a value");
+        assert_eq!(fetched.value.expose(), b"new");
+        assert_eq!(fetched.origin, Origin::default());
         let error = resolve(&schemes, "none:x").expect_err("unknown");
         assert!(error.to_string().ends_with("dotenv, env, file, fixed"));
     }

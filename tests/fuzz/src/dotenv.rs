@@ -32,7 +32,7 @@ pub fn run(input: &[u8]) -> bool {
     };
     let key = all.iter().find(|secret| secret.name.as_str() == "KEY");
     let of_all = key.map(|secret| secret.value.expose());
-    assert_eq!(one.as_ref().ok().map(|value| value.expose()), of_all);
+    assert_eq!(one.as_ref().ok().map(|one| one.value.expose()), of_all);
     // An import takes the same keys.
     let rules = Rules {
         requester: Requester {
@@ -55,10 +55,10 @@ pub fn run(input: &[u8]) -> bool {
     let expected = all.iter().map(|secret| (&secret.name, secret.value.len()));
     assert_eq!(imported, expected.collect());
     for secret in &all {
-        let value = Dotenv
+        let fetched = Dotenv
             .resolve(&format!("{path}#{}", secret.name))
             .expect("it is there");
-        assert_eq!(value.expose(), secret.value.expose());
+        assert_eq!(fetched.value.expose(), secret.value.expose());
     }
     !all.is_empty()
 }

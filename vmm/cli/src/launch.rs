@@ -10,7 +10,7 @@ use cachot_control::Renewal;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::args::KeepingArgs;
-use crate::audit;
+use crate::audit::{self, Given, Recorded};
 use crate::detach::{self, Side, Starting};
 use crate::keeper::life::Life;
 use crate::monitor_process::monitor_program;
@@ -18,7 +18,6 @@ use crate::settings;
 use crate::signals::Signals;
 use crate::state_dir::{Places, StateDir};
 use crate::terminal::RawMode;
-use crate::text;
 use crate::vm::error::{RunError, system};
 use crate::vm::record::Record;
 use crate::vm::secrets::Secret;
@@ -100,8 +99,6 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
     record.created = now();
     record.keeper = rustix::process::getpid().as_raw_pid();
     record.detached = args.detach;
-    let user = args.requester().user;
-    let recorded = audit::start(&root, &state, &record, launch.is_copy, launch.parent, &user)?;
     let start = record.workload.start.clone();
     let life = if launch.is_copy {
         let complete = !record.workload.withheld;
@@ -137,9 +134,19 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
         },
         interactive,
     };
-    let vm = Vm::start(&program, state, machine, &launch.secrets, keeping)?;
-    // The guest need not wait for it, and nothing that it is given depends on it.
-    let closing = recorded.map(|recorded| std::thread::spawn(move || recorded.close()));
+    let user = args.requester().user;
+    let given = Given {
+        vm: &record,
+        secrets: &launch.secrets,
+        is_copy: launch.is_copy,
+        parent: launch.parent.as_deref(),
+        user: &user,
+    };
+    let recorded = audit::start(&root, &state, &given)?;
+    let vm = Vm::start(&program, state, machine, &launch.secrets, keeping);
+    // The guest need not wait for the disk. Dropped, and so waited for, whatever happens from here on.
+    let _closing = recorded.map(Recorded::close);
+    let vm = vm?;
     // The VM boots meanwhile. What is left behind by others is no reason to stop it.
     StateDir::sweep(&root).ok();
 
@@ -160,10 +167,6 @@ pub fn keep(launch: Launch<'_>, args: &KeepingArgs, watcher: Watcher) -> Result<
     };
     let result = vm.keep(record, life, &launch.secrets, &signals, &started);
     drop(raw.take());
-    if let Some(Ok(Err(error))) = closing.map(std::thread::JoinHandle::join) {
-        let why = text::with_causes(&error);
-        eprintln!("cachot: warning: the head of the audit log is not published: {why}");
-    }
     result
 }
 

@@ -13,6 +13,7 @@ pub mod detach;
 pub mod doctor;
 pub mod guest_files;
 pub mod images;
+pub mod input;
 pub mod keeper;
 pub mod keeper_client;
 pub mod launch;

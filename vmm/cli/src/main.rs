@@ -54,7 +54,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let of_run = error.downcast_ref().map(run::RunError::exit_code);
     let of_images = || error.downcast_ref().map(ImagesError::exit_code);
     let of_custody = || error.downcast_ref().map(CustodyError::exit_code);
-    let known = of_run.or_else(of_images).or_else(of_custody);
+    let of_bundle = || error.downcast_ref().map(BundleCommandError::exit_code);
+    let known = of_run
+        .or_else(of_images)
+        .or_else(of_custody)
+        .or_else(of_bundle);
     known.unwrap_or(OWN_FAILURE)
 }
 

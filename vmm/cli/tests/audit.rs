@@ -53,6 +53,57 @@ fn holds(folder: &Path, wanted: &str) -> bool {
         })
 }
 
+/// The log without its times.
+fn log(place: &Place) -> Vec<String> {
+    let shown = place.lines(&["secret", "audit"], 0);
+    let without_time = |line: &String| line.split_once(' ').expect("a time").1.to_owned();
+    shown.iter().map(without_time).collect()
+}
+
+#[test]
+fn test_uses_of_the_store_are_recorded_with_scope_and_version_and_those_of_others_denied() {
+    let place = Place::new();
+    let set = ["secret", "set", "KEY", "--from", "env:API_TOKEN"];
+    place.lines(&set, 0);
+    place.lines(&set, 0);
+    let alice = ["--secrets-user", "alice", "--scope", "user:alice"];
+    place.lines(&[&set[..], &alice].concat(), 0);
+
+    for (words, code) in [
+        (&["secret", "check", "A=store:KEY", "B=store:KEY@1"][..], 0),
+        (
+            &["secret", "check", "A=store:KEY", "--secrets-user=alice"],
+            0,
+        ),
+        (&["secret", "check", "A=store:user:alice/KEY"], 1),
+        (
+            &["run", "--secret=A=store:user:alice/KEY", "--", "true"],
+            125,
+        ),
+        (&["secret", "export", "KEY@1", "--yes"], 0),
+        (&["secret", "export", "user:alice/KEY", "--yes"], 125),
+        (&["secret", "export", "NONE", "--yes"], 1),
+    ] {
+        place.lines(words, code);
+    }
+
+    let user = rustix::process::getuid().as_raw();
+    assert_eq!(
+        log(&place),
+        [
+            format!("A check allow user={user} source=store scope=workspace version=2"),
+            format!("B check allow user={user} source=store scope=workspace version=1"),
+            "A check allow user=alice source=store scope=user:alice version=1".to_owned(),
+            format!("A check deny user={user} source=store: not open to this user"),
+            format!("A materialize deny user={user} source=store: not open to this user"),
+            format!("KEY export allow user={user} source=store scope=workspace version=1"),
+            format!("KEY export deny user={user} source=store: not open to this user"),
+            format!("NONE export error user={user} source=store: no such secret"),
+        ]
+    );
+    assert!(!holds(&place.path("state"), "tk-demo"));
+}
+
 #[test]
 fn test_uses_are_recorded_shown_and_verified_without_a_value() {
     let place = Place::new();
@@ -73,13 +124,8 @@ fn test_uses_are_recorded_shown_and_verified_without_a_value() {
     );
 
     let user = rustix::process::getuid().as_raw();
-    let shown = place.lines(&["secret", "audit"], 0);
-    let without_time: Vec<_> = shown
-        .iter()
-        .map(|line| line.split_once(' ').expect("a time").1)
-        .collect();
     assert_eq!(
-        without_time,
+        log(&place),
         [
             format!("A check allow user={user} source=env"),
             format!("WRONG check error user={user} source=env: no such variable"),

@@ -43,8 +43,13 @@ impl User {
 
     fn cachot(&self, words: &[&str], input: &[u8]) -> Output {
         let folder = format!("{}/", self.0.path().display());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_cachot"))
-            .args(words.iter().map(|word| word.replace('@', &folder)))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cachot"));
+        command.args(words.iter().map(|word| word.replace('@', &folder)));
+        self.run(&mut command, input)
+    }
+
+    fn run(&self, command: &mut Command, input: &[u8]) -> Output {
+        let mut child = command
             .env_clear()
             .env("CACHOT_CONFIG", self.path("config.yaml"))
             .env("TOKEN", "token-7c1d")
@@ -102,9 +107,13 @@ fn test_bundle_is_made_shown_and_never_revealed_unasked() {
     );
     assert!(!shown.contains(MARK), "{shown}");
     assert!(revealed.contains("git-token-7c1d0001"), "{revealed}");
-    let unasked = user.cachot(&["bundle", "show", "default", "--reveal"], b"y\n");
+    // With no terminal there is nobody to ask, and standard input is none.
+    let mut unasked = Command::new("setsid");
+    unasked.args(["--wait", env!("CARGO_BIN_EXE_cachot")]);
+    unasked.args(["bundle", "show", "default", "--reveal"]);
+    let unasked = user.run(&mut unasked, b"y\n");
     assert_eq!(unasked.status.code(), Some(125));
-    assert!(unasked.stdout.is_empty());
+    assert!(unasked.stdout.is_empty() && text(&unasked.stderr).contains("--yes"));
     let said = user.ok(&["bundle", "encrypt", "piped", "-"], "env: {A: v-7c1d}");
     assert!(!said.contains("plaintext"), "{said}");
     assert!(user.ok(&["bundle", "show", "piped"], "").contains("env.A"));

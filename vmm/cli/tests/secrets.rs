@@ -178,7 +178,10 @@ fn test_check_resolves_references_to_the_store() {
         text(&other)
     );
     let own = ok(&check(&alice));
-    assert_eq!(own.lines().next(), Some("A ok source=store bytes=42"));
+    assert_eq!(
+        own.lines().next(),
+        Some("A ok source=store scope=user:alice version=1 bytes=42")
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Writing a log: batches that are chained, signed, and on the disk before a value is given out.
+//! Writing a log: batches that are chained, signed, and written before a value is given out; on the disk too, where that
+//! is asked for.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -32,14 +33,25 @@ pub enum Entry {
 }
 
 /// The newest checkpoint of a log, as one writer knows it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Head {
     log: LogId,
     chain: Chain,
     line: Vec<u8>,
+    file: File,
+    path: PathBuf,
 }
 
 impl Head {
+    /// Waits until the disk has the log up to here.
+    ///
+    /// # Errors
+    /// [`AuditError::File`].
+    pub fn sync(&self) -> Result<(), AuditError> {
+        let synced = self.file.sync_data();
+        Ok(synced.map_err(FileError::system("write", &self.path))?)
+    }
+
     /// What another log says of this one.
     #[must_use]
     pub fn anchor(&self, vm: &str) -> Anchor {
@@ -106,8 +118,8 @@ impl<'a> Log<'a> {
         }
     }
 
-    /// Adds a batch of entries and a checkpoint. They are on the disk when this returns: only then may values be
-    /// given out. The head that it returns is for [`Self::close`].
+    /// Adds a batch of entries and a checkpoint. They are written when this returns, so that no end of a process can
+    /// undo it: only then may values be given out. A loss of power can, before [`Head::sync`] or [`Self::close`].
     ///
     /// # Errors
     /// See [`AuditError`]; of the batch nothing counts as recorded then, but some of it may be in the file.
@@ -124,26 +136,29 @@ impl<'a> Log<'a> {
         files::private_folder(&self.folder)?;
         let lock = self.lock()?;
         let current = self.current()?;
-        let (batch, head) = self.batch(&current, entries)?;
+        let (batch, chain, line) = self.batch(&current, entries)?;
         let path = self.folder.join(CURRENT);
         (&current.file)
             .write_all(&batch)
             .map_err(FileError::system("write", &path))?;
-        // The next writer need not wait for the disk: what it syncs has these lines in front of its own.
         drop(lock);
-        current
-            .file
-            .sync_data()
-            .map_err(FileError::system("write", &path))?;
-        Ok(head)
+        Ok(Head {
+            log: current.opening.id,
+            chain,
+            line,
+            file: current.file,
+            path,
+        })
     }
 
-    /// Makes this head the one that a cut of the log is found by, unless a later one is. Call it when the values have
-    /// been handed over: it is not needed for that.
+    /// Waits until the disk has the log up to this head, and makes that the one that a cut of the log is found by, unless
+    /// a later one is.
     ///
     /// # Errors
     /// [`AuditError::File`].
     pub fn close(&self, head: &Head) -> Result<(), AuditError> {
+        // First: a log that is behind its head after a loss of power is not gone on with.
+        head.sync()?;
         let _lock = self.lock()?;
         match self.read_head()? {
             Some((_, later, _)) if later.seq >= head.chain.seq => Ok(()),
@@ -268,8 +283,12 @@ impl<'a> Log<'a> {
         open(&path)
     }
 
-    /// What is to be written for these entries.
-    fn batch(&self, current: &Current, entries: &[Entry]) -> Result<(Vec<u8>, Head), AuditError> {
+    /// What is to be written for these entries, where the chain is then, and the checkpoint.
+    fn batch(
+        &self,
+        current: &Current,
+        entries: &[Entry],
+    ) -> Result<(Vec<u8>, Chain, Vec<u8>), AuditError> {
         let mut chain = current.tail.chain;
         let mut torn = current.tail.fragment.clone();
         let mut batch = Vec::new();
@@ -289,7 +308,7 @@ impl<'a> Log<'a> {
         }
         let log = current.opening.id;
         let line = checkpoint::push(&mut chain, log, self.signer, &mut batch)?;
-        Ok((batch, Head { log, chain, line }))
+        Ok((batch, chain, line))
     }
 }
 

@@ -1,113 +1,19 @@
-//! age files (age-encryption.org/v1) of bundles: the private keys that read them, and to whom they are written.
+//! age files (age-encryption.org/v1) of bundles: read and written.
 
-use std::fmt;
 use std::io::{BufRead, Read, Write};
-use std::path::Path;
-use std::str::FromStr;
 
 use age::armor::ArmoredReader;
 use age::x25519;
 use zeroize::Zeroizing;
 
-use super::BundleError;
 use super::read::MAX_TEXT_LEN;
-use crate::files::{self, Access};
-
-/// Most bytes of a file with private keys; one has 75, and comments.
-const MAX_KEY_FILE_LEN: u64 = 1 << 16;
-
-/// Most private keys in a file; each is tried.
-const MAX_IDENTITIES: usize = 256;
+use crate::identities::{Identities, Recipient};
 
 /// First line of an age file.
 const MAGIC: &[u8] = b"age-encryption.org/";
 
 /// First line of an age file in ASCII armour.
 const ARMOR: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
-
-/// The private keys in a file, of the kind that `age-keygen` makes.
-pub struct Identities(Vec<x25519::Identity>);
-
-impl Identities {
-    /// Those in a file as `age-keygen` makes it, which nobody else may read: a key a line, blank lines and comments.
-    ///
-    /// # Errors
-    /// [`BundleError::File`], [`BundleError::NoIdentities`] or [`BundleError::KeyFile`].
-    pub fn load(path: &Path) -> Result<Self, BundleError> {
-        let mut file = match files::open(path, Access::Private, MAX_KEY_FILE_LEN) {
-            Err(files::FileError::Absent(path)) => return Err(BundleError::NoIdentities(path)),
-            other => other?,
-        };
-        let mut text = Zeroizing::new(String::with_capacity(
-            usize::try_from(MAX_KEY_FILE_LEN).unwrap_or(usize::MAX),
-        ));
-        let mut limited = (&mut file).take(MAX_KEY_FILE_LEN);
-        let wrong = |line| BundleError::KeyFile {
-            path: path.to_owned(),
-            line,
-        };
-        limited.read_to_string(&mut text).map_err(|_| wrong(1))?;
-        let mut identities = Vec::new();
-        for (at, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let identity = line.parse().map_err(|_| wrong(at + 1))?;
-            if identities.len() == MAX_IDENTITIES {
-                return Err(wrong(at + 1));
-            }
-            identities.push(identity);
-        }
-        match identities.is_empty() {
-            true => Err(BundleError::NoIdentities(path.to_owned())),
-            false => Ok(Self(identities)),
-        }
-    }
-
-    /// The public keys that belong to them.
-    #[must_use]
-    pub fn recipients(&self) -> Vec<Recipient> {
-        let public = self.0.iter().map(x25519::Identity::to_public);
-        public.map(Recipient).collect()
-    }
-}
-
-impl fmt::Debug for Identities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Identities({})", self.0.len())
-    }
-}
-
-/// A public key of age, `age1...`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Recipient(x25519::Recipient);
-
-/// Not a public key of age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a public key of age: give age1... as `age-keygen -y` prints it")]
-pub struct RecipientError;
-
-impl FromStr for Recipient {
-    type Err = RecipientError;
-
-    fn from_str(text: &str) -> Result<Self, RecipientError> {
-        // It may be a private key, so that nothing of it is said.
-        text.parse().map(Self).map_err(|_| RecipientError)
-    }
-}
-
-impl fmt::Display for Recipient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for Recipient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Recipient({})", self.0)
-    }
-}
 
 /// Why an age file is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -148,12 +54,12 @@ pub fn decrypt(stored: &[u8], identities: &Identities) -> Result<Opened, AgeErro
         return Err(AgeError::NotEncrypted);
     }
     let mut last = AgeError::WrongKey;
-    for identity in &identities.0 {
+    for identity in identities.keys() {
         match decrypt_with(stored, identity) {
             Ok(plain) => {
                 return Ok(Opened {
                     plain,
-                    reader: Recipient(identity.to_public()),
+                    reader: Recipient::of(identity),
                     recipients: stanzas(stored),
                 });
             }
@@ -209,7 +115,7 @@ fn stanzas(stored: &[u8]) -> usize {
 /// # Errors
 /// What writing to `output` said.
 pub fn encrypt(plain: &[u8], recipients: &[Recipient], output: impl Write) -> std::io::Result<()> {
-    let keys = recipients.iter().map(|key| &key.0 as &dyn age::Recipient);
+    let keys = recipients.iter().map(Recipient::as_age);
     let encryptor = age::Encryptor::with_recipients(keys).map_err(std::io::Error::other)?;
     let mut writer = encryptor.wrap_output(output)?;
     writer.write_all(plain)?;

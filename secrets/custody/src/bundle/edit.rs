@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use super::age::{Identities, Recipient, encrypt};
+use super::age::encrypt;
 use super::document::{Document, DocumentError, Field, KeyName};
 use super::lookup::{Bundles, Format, MAX_FILE_LEN};
 use super::node::{Entries, Node, SecretText};
 use super::{BundleError, BundleName};
 use crate::files::{self, Access, Existing};
+use crate::identities::{Identities, Recipient};
 
 /// Key of `metadata` that has the public keys, with commas.
 const RECIPIENTS: &str = "age_recipients";

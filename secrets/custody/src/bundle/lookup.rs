@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::age::{self, AgeError, Identities, Recipient};
+use super::age::{self, AgeError};
 use super::external;
 use super::read::{read, read_json};
 use super::sops::{self, SopsError};
 use super::{BundleError, BundleName, Document, DocumentError};
 use crate::files::{self, Access, FileError};
+use crate::identities::{Identities, Recipient};
 
 /// Most bytes of a bundle's file: base64 and the frame of sops around each value make it no more than four times
 /// [`super::MAX_TEXT_LEN`].

@@ -19,8 +19,8 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
+pub use age::AgeError;
 pub(crate) use age::decrypt as decrypt_age;
-pub use age::{AgeError, Identities, Recipient, RecipientError};
 pub use document::{Document, DocumentError, Field, FieldError, KeyName, KeyNameError};
 pub use edit::{EditError, Written};
 pub use external::ExternalError;
@@ -33,7 +33,10 @@ pub use read::{MAX_TEXT_LEN, TextError};
 pub use sops::SopsError;
 pub use validate::Finding;
 
+pub use crate::identities::{Identities, Recipient, RecipientError};
+
 use crate::files::FileError;
+use crate::identities::IdentityError;
 
 /// YAML as JSON: for settings, which are read like bundles but by a schema of their own.
 ///
@@ -155,4 +158,16 @@ pub enum BundleError {
         /// Why.
         error: cachot_secrets::ValueError,
     },
+}
+
+impl From<IdentityError> for BundleError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Empty(path) | IdentityError::File(FileError::Absent(path)) => {
+                Self::NoIdentities(path)
+            }
+            IdentityError::Line { path, line } => Self::KeyFile { path, line },
+            IdentityError::File(error) => Self::File(error),
+        }
+    }
 }

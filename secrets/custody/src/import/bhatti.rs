@@ -9,7 +9,8 @@ use super::database::{Database, blob, is_null, text};
 use super::error::Shown;
 use super::found::{Content, Found, Owner};
 use super::{ImportError, Problem};
-use crate::bundle::{AgeError, Identities, decrypt_age};
+use crate::bundle::{AgeError, BundleError, decrypt_age};
+use crate::identities::Identities;
 
 /// The columns of the table; those in which a secret and its times are.
 const COLUMNS: [&str; 6] = [
@@ -29,7 +30,7 @@ const MAX_SEALED_LEN: usize = MAX_VALUE_LEN + (64 << 10);
 /// # Errors
 /// See [`ImportError`].
 pub fn read(database: &Path, key: &Path) -> Result<Vec<Found>, ImportError> {
-    let identities = Identities::load(key)?;
+    let identities = Identities::load(key).map_err(BundleError::from)?;
     let source = Database::read(database, "bhatti")?;
     let columns = source.columns()?;
     let same = columns.len() == COLUMNS.len()

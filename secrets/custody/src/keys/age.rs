@@ -1,55 +1,11 @@
 //! A root key as an age file (age-encryption.org/v1) to several recipients.
 
-use std::fmt;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-
-use age::x25519;
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::{KeyError, KeySource};
 use crate::crypto::{KEY_LEN, Key};
-use crate::files::{self, Access, FileError};
-
-/// Longest identity file, in bytes: some hundred keys with comments.
-const MAX_IDENTITY_FILE: u64 = 64 << 10;
-
-/// A public key of age, `age1...`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Recipient(String);
-
-/// Not a public key of age. The text is not repeated: it may be a private one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a public key of age: give age1... as age-keygen prints it")]
-pub struct RecipientError;
-
-impl FromStr for Recipient {
-    type Err = RecipientError;
-
-    fn from_str(text: &str) -> Result<Self, RecipientError> {
-        match text.parse::<x25519::Recipient>() {
-            Ok(key) => Ok(Self(key.to_string())),
-            Err(_) => Err(RecipientError),
-        }
-    }
-}
-
-impl TryFrom<String> for Recipient {
-    type Error = RecipientError;
-
-    fn try_from(text: String) -> Result<Self, RecipientError> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Recipient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+use crate::identities::{Identities, Recipient};
 
 /// An age file to these recipients, read with this identity file.
 #[derive(Debug)]
@@ -58,39 +14,12 @@ pub struct AgeKey {
     recipients: Vec<Recipient>,
 }
 
-/// The private keys in a file as `age-keygen` makes it: one a line, between blank lines and comments.
-fn identities(path: &Path) -> Result<Vec<x25519::Identity>, KeyError> {
-    let refused = || KeyError::NoIdentities(path.to_owned());
-    let mut file = files::open(path, Access::Private, MAX_IDENTITY_FILE)?;
-    // The file may grow meanwhile, a string that grew would have left copies behind.
-    let limit = usize::try_from(MAX_IDENTITY_FILE).unwrap_or(usize::MAX);
-    let mut text = Zeroizing::new(String::with_capacity(limit));
-    (&mut file)
-        .take(MAX_IDENTITY_FILE)
-        .read_to_string(&mut text)
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidData => refused(),
-            _ => FileError::system("read", path)(error).into(),
-        })?;
-    let lines = text.lines().map(str::trim);
-    let keys: Vec<x25519::Identity> = lines
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(|line| line.parse().map_err(|_| refused()))
-        .collect::<Result<_, _>>()?;
-    match keys.is_empty() {
-        true => Err(refused()),
-        false => Ok(keys),
-    }
-}
-
 /// The public keys that belong to the private ones in an identity file.
 ///
 /// # Errors
-/// [`KeyError::File`], [`KeyError::NoIdentities`].
+/// [`KeyError::Identity`].
 pub fn recipients_of(identity: &Path) -> Result<Vec<Recipient>, KeyError> {
-    let keys = identities(identity)?;
-    let public = |key: &x25519::Identity| Recipient(key.to_public().to_string());
-    Ok(keys.iter().map(public).collect())
+    Ok(Identities::load(identity)?.recipients())
 }
 
 impl AgeKey {
@@ -109,13 +38,8 @@ impl KeySource for AgeKey {
         if self.recipients.is_empty() {
             return Err(KeyError::NotForUs(self.identity.clone()));
         }
-        let recipients: Vec<x25519::Recipient> = self
-            .recipients
-            .iter()
-            .map(|recipient| recipient.0.parse().map_err(|_| KeyError::Damaged))
-            .collect::<Result<_, _>>()?;
         let encrypt = || -> Result<Vec<u8>, std::io::Error> {
-            let recipients = recipients.iter().map(|key| key as &dyn age::Recipient);
+            let recipients = self.recipients.iter().map(Recipient::as_age);
             let encryptor =
                 age::Encryptor::with_recipients(recipients).map_err(std::io::Error::other)?;
             let mut wrapped = Vec::new();
@@ -132,10 +56,15 @@ impl KeySource for AgeKey {
     }
 
     fn unwrap(&self, wrapped: &[u8]) -> Result<Key, KeyError> {
-        let identities = identities(&self.identity)?;
+        let identities = Identities::load(&self.identity)?;
         let decryptor = age::Decryptor::new(wrapped).map_err(|_| KeyError::Damaged)?;
         let mut reader = decryptor
-            .decrypt(identities.iter().map(|key| key as &dyn age::Identity))
+            .decrypt(
+                identities
+                    .keys()
+                    .iter()
+                    .map(|key| key as &dyn age::Identity),
+            )
             .map_err(|error| match error {
                 age::DecryptError::NoMatchingKeys => {
                     KeyError::Wrong(format!("the age identity {:?}", self.identity))
@@ -155,8 +84,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use age::secrecy::ExposeSecret;
+    use age::x25519;
 
     use super::*;
+    use crate::identities::IdentityError;
 
     fn put(folder: &Path, name: &str, text: &str) -> PathBuf {
         let path = folder.join(name);
@@ -210,13 +141,21 @@ mod tests {
             let path = put(folder.path(), "key", text);
             let refused = recipients_of(&path);
             assert!(
-                matches!(refused, Err(KeyError::NoIdentities(_))),
+                matches!(
+                    refused,
+                    Err(KeyError::Identity(
+                        IdentityError::Empty(_) | IdentityError::Line { .. }
+                    ))
+                ),
                 "{text:?}"
             );
         }
         let (path, _) = identity(folder.path(), "open");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("opened up");
-        assert!(matches!(recipients_of(&path), Err(KeyError::File(_))));
+        assert!(matches!(
+            recipients_of(&path),
+            Err(KeyError::Identity(IdentityError::File(_)))
+        ));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::FileError;
 use crate::crypto::{CryptoError, KEY_LEN};
+use crate::identities::IdentityError;
 
 /// Why a key is not used.
 #[derive(Debug, thiserror::Error)]
@@ -40,11 +41,9 @@ pub enum KeyError {
         "{0} is not the key that the store was encrypted with: put that one back; if there is none, the values are lost"
     )]
     Wrong(String),
-    /// The file holds no identities of age.
-    #[error(
-        "{0:?} is not a file of private keys of age (AGE-SECRET-KEY-...), as age-keygen makes it: name one that is"
-    )]
-    NoIdentities(PathBuf),
+    /// The file of private keys of age is not used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// No recipient would be left, or the identity is not among them.
     #[error(
         "the identity {0:?} could not read what is encrypted to these recipients, and the store could not be opened here \

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::age::{AgeKey, Recipient, RecipientError, recipients_of};
+pub use self::age::{AgeKey, recipients_of};
+pub use crate::identities::{IdentityError, Recipient, RecipientError};
 pub use credential::CredentialKey;
 pub use error::KeyError;
 pub use file::FileKey;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use cachot_secrets::{ResolveError, Scheme, SecretValue};
+use cachot_secrets::{Fetched, ResolveError, Scheme, SecretValue};
 
 use crate::bundle::{BundleError, BundleName, Bundles, Document, Field};
 
@@ -58,8 +58,9 @@ impl Scheme for Bundle {
         self.bundles.allow_plaintext
     }
 
-    fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError> {
+    fn resolve(&self, locator: &str) -> Result<Fetched, ResolveError> {
         self.value(locator)
+            .map(Fetched::from)
             .map_err(|error| ResolveError::Scheme(Box::new(error)))
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cachot_secrets::{ResolveError, Scheme, SecretValue, TIME_LIMIT};
+use cachot_secrets::{Fetched, ResolveError, Scheme, TIME_LIMIT};
 
 use super::Environment;
 use super::program::{ExecError, Program};
@@ -40,7 +40,7 @@ impl Scheme for Exec {
         false
     }
 
-    fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError> {
+    fn resolve(&self, locator: &str) -> Result<Fetched, ResolveError> {
         let words = shlex::split(locator).ok_or(ExecError::Words)?;
         let (program, arguments) = words.split_first().ok_or(ExecError::Words)?;
         let program = Path::new(program);
@@ -54,6 +54,7 @@ impl Scheme for Exec {
             limit: self.limit,
         }
         .value(arguments)
+        .map(Fetched::from)
     }
 
     fn time_limit(&self) -> Option<Duration> {
@@ -88,7 +89,7 @@ impl Scheme for Helper {
         false
     }
 
-    fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError> {
+    fn resolve(&self, locator: &str) -> Result<Fetched, ResolveError> {
         let program = self.environment.get(HELPER_VARIABLE);
         let program = PathBuf::from(program.ok_or(ExecError::NoHelper)?);
         if !program.is_absolute() {
@@ -101,6 +102,7 @@ impl Scheme for Helper {
             limit: self.limit,
         }
         .value(&[locator])
+        .map(Fetched::from)
     }
 
     fn time_limit(&self) -> Option<Duration> {
@@ -128,24 +130,24 @@ mod tests {
         })
     }
 
-    fn exec(locator: &str) -> Result<SecretValue, ResolveError> {
+    fn exec(locator: &str) -> Result<Fetched, ResolveError> {
         Exec::new(environment()).resolve(locator)
     }
 
     /// Runs a script in a shell.
-    fn sh(script: &str) -> Result<SecretValue, ResolveError> {
+    fn sh(script: &str) -> Result<Fetched, ResolveError> {
         exec(&format!(
             "/bin/sh -c {}",
             shlex::try_quote(script).expect("quoted")
         ))
     }
 
-    fn text(value: Result<SecretValue, ResolveError>) -> String {
-        let value = value.expect("a value");
+    fn text(value: Result<Fetched, ResolveError>) -> String {
+        let value = value.expect("a value").value;
         String::from_utf8(value.expose().to_vec()).expect("text")
     }
 
-    fn message(value: Result<SecretValue, ResolveError>) -> String {
+    fn message(value: Result<Fetched, ResolveError>) -> String {
         value.expect_err("no value").to_string()
     }
 
@@ -243,7 +245,10 @@ mod tests {
     #[test]
     fn test_exec_output_at_and_over_the_limit() {
         let print = |len: usize| sh(&format!("head -c {len} /dev/zero"));
-        assert_eq!(print(MAX_VALUE_LEN).expect("a value").len(), MAX_VALUE_LEN);
+        assert_eq!(
+            print(MAX_VALUE_LEN).expect("a value").value.len(),
+            MAX_VALUE_LEN
+        );
         assert!(message(print(MAX_VALUE_LEN + 1)).contains("over the limit"));
         let endless = message(exec("/usr/bin/yes"));
         assert!(endless.contains("over the limit"), "{endless}");

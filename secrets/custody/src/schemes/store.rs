@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use cachot_secrets::{ResolveError, Scheme, SecretValue};
+use cachot_secrets::{Fetched, Refusal, ResolveError, Scheme};
 
 use crate::requester::Requester;
 use crate::store::{Selector, Store, StoreError};
@@ -19,6 +19,9 @@ pub struct StoreScheme {
 }
 
 impl StoreScheme {
+    /// Name of the scheme.
+    pub const NAME: &str = "store";
+
     /// For the store in the folder `place`, which need not be there yet; `None` if nothing says where it would be.
     #[must_use]
     pub fn new(place: Option<PathBuf>, requester: Requester) -> Self {
@@ -30,43 +33,49 @@ impl StoreScheme {
     }
 }
 
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ResolveError {
-    ResolveError::Scheme(Box::new(error))
+impl From<StoreError> for ResolveError {
+    fn from(error: StoreError) -> Self {
+        match error.refusal() {
+            Refusal::Denied => Self::Denied(Box::new(error)),
+            Refusal::Failed(_) => Self::Scheme(Box::new(error)),
+        }
+    }
 }
 
 impl Scheme for StoreScheme {
     fn name(&self) -> &'static str {
-        "store"
+        Self::NAME
     }
 
     fn is_plaintext(&self) -> bool {
         false
     }
 
-    fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError> {
-        let selector: Selector = locator.parse().map_err(failed)?;
+    fn resolve(&self, locator: &str) -> Result<Fetched, ResolveError> {
+        let selector: Selector = locator
+            .parse()
+            .map_err(|error| ResolveError::Scheme(Box::new(error)))?;
         // A store whose user has panicked was left between two transactions.
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let store = match &mut *store {
             Some(store) => store,
             empty => {
-                let place = self
-                    .place
-                    .as_ref()
-                    .ok_or(StoreError::NoPlace)
-                    .map_err(failed)?;
-                empty.insert(Store::open(place, self.requester.clone()).map_err(failed)?)
+                let place = self.place.as_ref().ok_or(StoreError::NoPlace)?;
+                empty.insert(Store::open(place, self.requester.clone())?)
             }
         };
-        store
-            .get(&selector)
-            .map(|fetched| fetched.value)
-            .map_err(failed)
+        let stored = store.get(&selector)?;
+        Ok(Fetched {
+            origin: stored.origin(),
+            value: stored.value,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use cachot_secrets::SecretValue;
+
     use super::*;
     use crate::store::Scope;
 
@@ -87,7 +96,11 @@ mod tests {
         assert!(!place.exists());
 
         let mut store = Store::open_or_create(&place, requester(None)).expect("made");
-        for (scope, text) in [("workspace", "all"), ("instance:web", "web's")] {
+        for (scope, text) in [
+            ("workspace", "old"),
+            ("workspace", "all"),
+            ("instance:web", "web's"),
+        ] {
             let scope: Scope = scope.parse().expect("a scope");
             let value = SecretValue::copy_of(text.as_bytes()).expect("a value");
             store
@@ -95,13 +108,20 @@ mod tests {
                 .expect("stored");
         }
 
-        assert_eq!(scheme.resolve("KEY").expect("a value").expose(), b"all");
+        let get = |scheme: &StoreScheme, locator: &str| {
+            let fetched = scheme.resolve(locator).expect("a value");
+            let text = String::from_utf8(fetched.value.expose().to_vec()).expect("text");
+            let scope = fetched.origin.scope.expect("a scope");
+            (text, scope, fetched.origin.version.expect("a version"))
+        };
+        let expected = |text: &str, scope: &str, version| (text.into(), scope.into(), version);
+        assert_eq!(get(&scheme, "KEY"), expected("all", "workspace", 2));
         let web = StoreScheme::new(Some(place), requester(Some("web")));
-        assert_eq!(web.resolve("KEY").expect("a value").expose(), b"web's");
-        assert_eq!(
-            web.resolve("workspace/KEY@1").expect("a value").expose(),
-            b"all"
-        );
+        assert_eq!(get(&web, "KEY"), expected("web's", "instance:web", 1));
+        let old = get(&web, "workspace/KEY@1");
+        assert_eq!(old, expected("old", "workspace", 1));
+        let denied = scheme.resolve("user:bob/KEY").expect_err("another's");
+        assert_eq!(denied.refusal(), Refusal::Denied);
     }
 
     #[test]

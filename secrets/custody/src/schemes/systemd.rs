@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use cachot_secrets::{ResolveError, Scheme, SecretValue};
+use cachot_secrets::{Fetched, ResolveError, Scheme, SecretValue};
 
 use super::{Environment, of_value};
 use crate::files::{self, Access, FileError};
@@ -85,11 +85,12 @@ impl Scheme for Systemd {
         false
     }
 
-    fn resolve(&self, name: &str) -> Result<SecretValue, ResolveError> {
+    fn resolve(&self, name: &str) -> Result<Fetched, ResolveError> {
         let mut file = self
             .open(name)
             .map_err(|error| ResolveError::Scheme(Box::new(error)))?;
-        SecretValue::read_from(&mut file).map_err(|error| {
+        let value = SecretValue::read_from(&mut file);
+        value.map(Fetched::from).map_err(|error| {
             of_value(format!("the credential {name:?}"), error, |source| {
                 SystemdError::Unreadable {
                     name: name.to_owned(),
@@ -126,7 +127,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("db.password"), b"s3cret\n").expect("written");
         let value = systemd(Some(folder.path())).resolve("db.password");
-        assert_eq!(value.expect("a value").expose(), b"s3cret\n");
+        assert_eq!(value.expect("a value").value.expose(), b"s3cret\n");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use cachot_secrets::{LockError, Name, ValueError};
+use cachot_secrets::{LockError, Name, Refusal, ValueError};
 use rusqlite::{ErrorCode, ffi};
 use rustix::fs::StatVfsMountFlags;
 
@@ -165,6 +165,17 @@ fn is_read_only(path: &Path) -> bool {
 }
 
 impl StoreError {
+    /// What is wrong in a few fixed words.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::NotYours(_) => Refusal::Denied,
+            Self::NoSecret { .. } => Refusal::Failed("no such secret"),
+            Self::NoVersion { .. } => Refusal::Failed("no such version"),
+            _ => Refusal::Failed("the store has failed"),
+        }
+    }
+
     /// For `map_err`: what SQLite said when `action` was tried on the database at `path`.
     pub(super) fn database(
         action: &'static str,

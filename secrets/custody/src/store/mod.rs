@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use cachot_secrets::{Name, SecretValue};
+use cachot_secrets::{Name, Origin, SecretValue};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use serde::Serialize;
 
@@ -56,15 +56,26 @@ struct Known {
     heads: Heads,
 }
 
-/// A value that was fetched.
+/// A value of the store.
 #[derive(Debug)]
-pub struct Fetched {
+pub struct Stored {
     /// Where it was found.
     pub scope: Scope,
     /// Its version.
     pub version: u64,
     /// The value.
     pub value: SecretValue,
+}
+
+impl Stored {
+    /// Its scope and version.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        Origin {
+            scope: Some(self.scope.to_string()),
+            version: Some(self.version),
+        }
+    }
 }
 
 /// A value that comes from elsewhere, and on whose behalf it is stored.
@@ -220,11 +231,11 @@ impl Store {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn get(&mut self, selector: &Selector) -> Result<Fetched, StoreError> {
+    pub fn get(&mut self, selector: &Selector) -> Result<Stored, StoreError> {
         self.read(|view| {
             let (scope, place, head) = view.find(selector)?;
             let version = view.kept(&place, head, selector.version)?;
-            Ok(Fetched {
+            Ok(Stored {
                 scope,
                 version: positive(version),
                 value: values::get(view.transaction, view.root, view.path, &place, version)?,

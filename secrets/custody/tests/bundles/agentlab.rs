@@ -163,10 +163,10 @@ fn test_agentlab_scheme_resolves_each_field_of_one_state() {
     folder.add("default.age", "default.age");
     let scheme = Bundle::new(folder.bundles());
     for (field, value) in VALUES {
-        let resolved = scheme
+        let fetched = scheme
             .resolve(&format!("default#{field}"))
             .expect("a value");
-        assert_eq!(resolved.expose(), value.as_bytes(), "{field}");
+        assert_eq!(fetched.value.expose(), value.as_bytes(), "{field}");
     }
     fs::remove_file(folder.path("default.age")).expect("removed");
     assert!(scheme.resolve("default#git.token").is_ok());

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use cachot_custody::bundle::{BundleName, KeyName};
+use cachot_secrets::Reference;
 use clap::{Args, Subcommand, ValueEnum};
 
 const SHOW_EXAMPLES: &str = "\
@@ -13,7 +14,7 @@ Examples:
   cachot bundle show default
   cachot bundle show default --reveal               asks before it prints values
 
-Exit codes: 0, or 125 if the bundle cannot be read or the command line is wrong.";
+Exit codes: 0; 1 if the question was not answered with yes; 125 if the bundle cannot be read or the command line is wrong.";
 
 const VALIDATE_EXAMPLES: &str = "\
 Examples:
@@ -136,7 +137,7 @@ pub struct SetEnvArgs {
 
     /// Reference to the value, instead of standard input
     #[arg(long, value_name = "SCHEME:REF")]
-    pub from: Option<String>,
+    pub from: Option<Reference>,
 
     /// Where bundles are
     #[command(flatten)]
@@ -170,7 +171,7 @@ pub struct SetGitArgs {
 
     /// Reference to the value, instead of standard input
     #[arg(long, value_name = "SCHEME:REF")]
-    pub from: Option<String>,
+    pub from: Option<Reference>,
 
     /// Where bundles are
     #[command(flatten)]
@@ -197,7 +198,7 @@ pub struct AddSshKeyArgs {
 
     /// Reference to the key, instead of standard input
     #[arg(long, value_name = "SCHEME:REF")]
-    pub from: Option<String>,
+    pub from: Option<Reference>,
 
     /// Where bundles are
     #[command(flatten)]

@@ -27,7 +27,7 @@ pub struct KeepingArgs {
     pub no_mask: bool,
 
     /// Keep an audit log of the VM's own beside the host's: who was given which secret, when (`cachot secret audit NAME`);
-    /// its copies keep one too
+    /// its copies keep one too. The VM starts once both are on the disk, not only written
     #[arg(long)]
     pub secrets_audit: bool,
 

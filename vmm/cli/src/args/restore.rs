@@ -114,7 +114,7 @@ pub struct ForkArgs {
     #[arg(long)]
     pub no_mask: bool,
 
-    /// Keep an audit log of each child's own beside the host's
+    /// Keep an audit log of each child's own beside the host's; a child starts once both are on the disk, not only written
     #[arg(long)]
     pub secrets_audit: bool,
 

@@ -12,26 +12,30 @@ mod verify;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use cachot_custody::UserId;
-use cachot_custody::audit::{Access, AuditError, Decision, Entry, Head, Log, Record};
-use cachot_secrets::{Failures, Name, Subject};
+use cachot_custody::audit::{Access, Decision, Entry, Head, Log, Record};
+use cachot_secrets::{Failures, Name, Origin, Refusal, Subject};
 
 pub use error::{AuditCommandError, RecordError};
 use keys::HostSigner;
 
 use crate::args::{AuditArgs, AuditCommand, KeepingArgs};
 use crate::state_dir::{Places, StateDir};
+use crate::text::with_causes;
 use crate::vm::error::RunError;
 use crate::vm::record::Record as VmRecord;
+use crate::vm::secrets::Secret;
 
 /// Name of the folder of a log: of the host's in the state folder, of a VM's in the VM's.
 pub const FOLDER: &str = "audit";
 
-/// Reason of a record of a reference that has no value, where no more is known.
-const NO_VALUE: &str = "no value";
+/// Reason of [`Decision::Deny`].
+const DENIED: &str = "not open to this user";
 
-/// The head of the host's log, to be published once values have been handed over.
+/// What was written to the host's log, to be brought to the disk, and its head published, once values have been handed
+/// over.
 #[must_use]
 pub struct Recorded {
     signer: HostSigner,
@@ -40,49 +44,88 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Publishes it.
-    ///
-    /// # Errors
-    /// [`AuditError`].
-    pub fn close(self) -> Result<(), AuditError> {
-        Log::new(&self.folder, None, &self.signer).close(&self.head)
+    /// Does that, while its caller goes on; a warning if it fails.
+    pub fn close(self) -> Closing {
+        let close = move || {
+            let log = Log::new(&self.folder, None, &self.signer);
+            if let Err(error) = log.close(&self.head) {
+                eprintln!(
+                    "cachot: warning: a loss of power now may undo what the audit log says of this start: {}",
+                    with_causes(&error)
+                );
+            }
+        };
+        Closing(Some(std::thread::spawn(close)))
     }
 }
 
-/// Records that a VM is given its secrets; nothing, and no log is needed, where it has none.
+/// A log that is being closed; waited for when this is dropped.
+pub struct Closing(Option<JoinHandle<()>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // It prints, and no more: a panic of it was printed as well.
+            thread.join().ok();
+        }
+    }
+}
+
+/// A VM that is given its secrets.
+pub struct Given<'a> {
+    /// What is written down of it.
+    pub vm: &'a VmRecord,
+    /// The secrets.
+    pub secrets: &'a [Secret],
+    /// Whether it is a copy of another VM.
+    pub is_copy: bool,
+    /// Name of the VM that it is a copy of, if that is no image.
+    pub parent: Option<&'a str>,
+    /// On whose behalf it has them.
+    pub user: &'a UserId,
+}
+
+impl Given<'_> {
+    fn records(&self) -> impl Iterator<Item = Record> {
+        let vm = self.vm;
+        let parent = self.parent.map(|name| format!("vm:{name}"));
+        let images = vm.lineage.iter().map(|id| format!("image:{id}"));
+        let lineage: Vec<_> = parent.into_iter().chain(images).collect();
+        let access = match self.is_copy {
+            false => Access::Materialize,
+            true => Access::Rehydrate,
+        };
+        self.secrets.iter().map(move |secret| {
+            let one = Use {
+                name: Some(secret.declared.name.clone()),
+                scheme: scheme_of(&secret.declared.reference),
+                result: Ok(secret.origin.clone()),
+            };
+            Record {
+                vm: Some(vm.name.clone()),
+                lineage: lineage.clone(),
+                ..record(self.user, access, one)
+            }
+        })
+    }
+}
+
+/// Records that a VM is given its secrets; nothing, and no log is needed, where it has none. The records are on the disk
+/// if the VM has a log of its own; else they are written, which is what a start can wait for, and
+/// [`Recorded::close`] does the rest.
 ///
 /// # Errors
 /// [`RecordError`]: it must not be given them then.
 pub fn start(
     root: &Path,
     state: &StateDir,
-    vm: &VmRecord,
-    is_copy: bool,
-    parent: Option<String>,
-    user: &UserId,
+    given: &Given<'_>,
 ) -> Result<Option<Recorded>, RecordError> {
-    if vm.secrets.is_empty() {
+    if given.secrets.is_empty() {
         return Ok(None);
     }
-    let parent = parent.map(|name| format!("vm:{name}"));
-    let images = vm.lineage.iter().map(|id| format!("image:{id}"));
-    let lineage: Vec<_> = parent.into_iter().chain(images).collect();
-    let record = |secret: &cachot_snapshot::image::Secret| Record {
-        vm: Some(vm.name.clone()),
-        version: Some(secret.version),
-        source: scheme_of(&secret.reference),
-        lineage: lineage.clone(),
-        ..record(
-            user,
-            Some(secret.name.clone()),
-            match is_copy {
-                false => Access::Materialize,
-                true => Access::Rehydrate,
-            },
-            Ok(()),
-        )
-    };
-    let mut entries: Vec<_> = vm.secrets.iter().map(record).map(Entry::Record).collect();
+    let vm = given.vm;
+    let mut entries: Vec<_> = given.records().map(Entry::Record).collect();
 
     let signer = HostSigner::load_or_create(root)?;
     if vm.workload.secrets_audit {
@@ -95,6 +138,9 @@ pub fn start(
     }
     let folder = root.join(FOLDER);
     let head = Log::new(&folder, None, &signer).append(&entries)?;
+    if vm.workload.secrets_audit {
+        head.sync()?;
+    }
     Ok(Some(Recorded {
         signer,
         folder,
@@ -127,10 +173,8 @@ pub struct Use<'a> {
     pub name: Option<Name>,
     /// Name of the scheme, where there is such a scheme.
     pub scheme: Option<&'a str>,
-    /// Version, where it has one.
-    pub version: Option<u64>,
-    /// Whether there is a value, or why not.
-    pub result: Result<(), Option<&'static str>>,
+    /// Which of the values of its place it is, or why there is none.
+    pub result: Result<Origin, Refusal>,
 }
 
 /// Records that a command uses secrets, those of an image if it has the id of one.
@@ -144,23 +188,15 @@ pub fn used<'a>(
     image: Option<String>,
 ) -> Result<(), RecordError> {
     let records = uses.map(|one| Record {
-        version: one.version,
-        source: one.scheme.map(str::to_owned),
         lineage: image.iter().map(|id| format!("image:{id}")).collect(),
-        ..record(
-            user,
-            one.name,
-            access,
-            one.result.map_err(|why| why.unwrap_or(NO_VALUE)),
-        )
+        ..record(user, access, one)
     });
     write(records.collect())
 }
 
 /// The scheme of a reference.
-pub fn scheme_of(reference: &str) -> Option<String> {
-    let (scheme, _) = reference.split_once(':')?;
-    Some(scheme.to_owned())
+pub fn scheme_of(reference: &str) -> Option<&str> {
+    reference.split_once(':').map(|(scheme, _)| scheme)
 }
 
 /// `cachot secret audit`; false if something is wrong with a log that is checked.
@@ -189,44 +225,40 @@ fn write(records: Vec<Record>) -> Result<(), RecordError> {
 
 fn warn(result: Result<(), RecordError>) {
     if let Err(error) = result {
-        eprintln!("cachot: warning: {}", crate::text::with_causes(&error));
+        eprintln!("cachot: warning: {}", with_causes(&error));
     }
 }
 
 fn of_failures(failures: &Failures, access: Access, user: &UserId) -> impl Iterator<Item = Record> {
-    failures.iter().map(move |failure| Record {
-        source: failure.scheme.clone(),
-        ..record(
-            user,
-            match &failure.subject {
+    failures.iter().map(move |failure| {
+        let one = Use {
+            name: match &failure.subject {
                 Subject::Secret(name) => Some(name.clone()),
                 _ => None,
             },
-            access,
-            Err(failure.error.kind()),
-        )
+            scheme: failure.scheme.as_deref(),
+            result: Err(failure.error.refusal()),
+        };
+        record(user, access, one)
     })
 }
 
-fn record(
-    user: &UserId,
-    name: Option<Name>,
-    access: Access,
-    result: Result<(), &'static str>,
-) -> Record {
+fn record(user: &UserId, access: Access, one: Use<'_>) -> Record {
+    let (decision, reason, origin) = match one.result {
+        Ok(origin) => (Decision::Allow, None, origin),
+        Err(Refusal::Denied) => (Decision::Deny, Some(DENIED), Origin::default()),
+        Err(Refusal::Failed(why)) => (Decision::Error, Some(why), Origin::default()),
+    };
     Record {
         vm: None,
         user: user.to_string(),
-        name,
-        scope: None,
-        version: None,
-        source: None,
+        name: one.name,
+        scope: origin.scope,
+        version: origin.version,
+        source: one.scheme.map(str::to_owned),
         access,
-        decision: match result {
-            Ok(()) => Decision::Allow,
-            Err(_) => Decision::Error,
-        },
-        reason: result.err().map(str::to_owned),
+        decision,
+        reason: reason.map(str::to_owned),
         lineage: Vec::new(),
     }
 }

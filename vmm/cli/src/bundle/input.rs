@@ -1,43 +1,14 @@
 //! A value for a bundle: typed without being shown, read from standard input, or fetched by a reference. Never from the
 //! command line, which others see.
 
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal};
 
-use cachot_custody::bundle::{Document, DocumentError, SecretText};
-use cachot_secrets::{Reference, ReferenceError, ResolveError, Schemes, SecretValue, ValueError};
-use rustix::termios::isatty;
-use zeroize::Zeroizing;
+use cachot_custody::bundle::{Document, SecretText};
+use cachot_secrets::{Reference, Schemes, SecretValue, ValueError};
 
+use super::BundleCommandError;
+use crate::input::{self, InputError};
 use crate::settings;
-
-/// Why there is no value.
-#[derive(Debug, thiserror::Error)]
-pub enum InputError {
-    /// It is not a reference.
-    #[error(transparent)]
-    Reference(#[from] ReferenceError),
-    /// The reference has none.
-    #[error(transparent)]
-    Resolve(#[from] ResolveError),
-    /// Standard input has none.
-    #[error("standard input has no value for the bundle")]
-    Value(#[from] ValueError),
-    /// Not a bundle.
-    #[error("standard input holds no bundle: {0}")]
-    Document(DocumentError),
-    /// Not UTF-8.
-    #[error(
-        "the value is not text in UTF-8, and a bundle holds text only: encode it, as with base64"
-    )]
-    NotText,
-    /// It cannot be asked for.
-    #[error("cannot ask for the value on the terminal")]
-    Prompt(#[source] io::Error),
-    /// Several lines are not typed.
-    #[error("{0} has several lines: give it by `< FILE` or --from file:PATH")]
-    Lines(&'static str),
-}
 
 /// Whether a line's end after a value belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,27 +22,24 @@ pub enum Ending {
 /// Reads a value.
 ///
 /// # Errors
-/// See [`InputError`].
+/// See [`BundleCommandError`].
 pub fn read(
-    from: Option<&str>,
+    from: Option<&Reference>,
     what: &'static str,
     ending: Ending,
-) -> Result<SecretText, InputError> {
+) -> Result<SecretText, BundleCommandError> {
     let value = match from {
         Some(reference) => {
-            let reference: Reference = reference.parse()?;
             let schemes = Schemes::default().with(settings::bundle_scheme());
-            schemes.of(&reference)?.resolve(reference.locator())?
+            input::fetch(reference, &schemes)?
         }
-        None => match (isatty(io::stdin().as_fd()), ending) {
-            (true, Ending::Kept) => return Err(InputError::Lines(what)),
+        None => match (io::stdin().is_terminal(), ending) {
+            (true, Ending::Kept) => return Err(BundleCommandError::Lines(what)),
             (true, Ending::Stripped) => {
-                let typed = rpassword::prompt_password(format!("{what} (not shown): "));
-                let typed = Zeroizing::new(typed.map_err(InputError::Prompt)?);
-                SecretValue::copy_of(typed.as_bytes())?
+                let typed = input::typed(&format!("{what} (not shown): "))?;
+                SecretValue::copy_of(typed.as_bytes()).map_err(InputError::Value)?
             }
-            // The descriptor itself: the standard library's reader keeps a copy in its buffer.
-            (false, _) => SecretValue::read_from(&mut Descriptor)?,
+            (false, _) => input::read()?,
         },
     };
     let bytes = match ending {
@@ -79,33 +47,24 @@ pub fn read(
         Ending::Stripped => without_line_end(value.expose()),
     };
     if bytes.is_empty() {
-        return Err(ValueError::Empty.into());
+        return Err(InputError::Value(ValueError::Empty).into());
     }
-    let text = std::str::from_utf8(bytes).map_err(|_| InputError::NotText)?;
+    let text = std::str::from_utf8(bytes).map_err(|_| BundleCommandError::NotText)?;
     Ok(text.into())
 }
 
 /// Reads a document, of no more bytes than a secret, from standard input: so it is never in a file.
 ///
 /// # Errors
-/// See [`InputError`].
-pub fn document() -> Result<Document, InputError> {
-    let text = SecretValue::read_from(&mut Descriptor)?;
-    Document::parse(text.expose()).map_err(InputError::Document)
+/// See [`BundleCommandError`].
+pub fn document() -> Result<Document, BundleCommandError> {
+    let text = input::read()?;
+    Document::parse(text.expose()).map_err(BundleCommandError::Document)
 }
 
 fn without_line_end(bytes: &[u8]) -> &[u8] {
     match bytes {
         [rest @ .., b'\r', b'\n'] | [rest @ .., b'\n'] => rest,
         all => all,
-    }
-}
-
-/// Standard input without a buffer.
-struct Descriptor;
-
-impl io::Read for Descriptor {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(rustix::stdio::stdin(), into)?)
     }
 }

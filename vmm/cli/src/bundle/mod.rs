@@ -8,14 +8,16 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use cachot_custody::bundle::{
-    BundleError, Bundles, Document, Field, Recipient, RecipientError, Written,
+    BundleError, Bundles, Document, DocumentError, Field, Recipient, RecipientError, Written,
 };
 use cachot_secrets::NameError;
 
 use crate::args::{BundleCommand, GitPart, PlaceArgs};
+use crate::input::InputError;
 use crate::settings;
 use crate::text::count;
-use input::{Ending, InputError, read};
+use crate::vm::error::OWN_FAILURE;
+use input::{Ending, read};
 
 /// Why a command about bundles did nothing.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +25,20 @@ pub enum BundleCommandError {
     /// The bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// The value to put into it.
+    /// A value or an answer of the user.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// Standard input is not a bundle.
+    #[error("standard input holds no bundle: {0}")]
+    Document(DocumentError),
+    /// The value is not UTF-8.
+    #[error(
+        "the value is not text in UTF-8, and a bundle holds text only: encode it, as with base64"
+    )]
+    NotText,
+    /// Several lines are not typed.
+    #[error("{0} has several lines: give it by `< FILE` or --from file:PATH")]
+    Lines(&'static str),
     /// Not the name of a variable.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -37,12 +50,19 @@ pub enum BundleCommandError {
         /// Why.
         error: RecipientError,
     },
-    /// `--reveal` was not confirmed.
-    #[error("nothing was shown: answer y, or give --yes where there is nobody to ask")]
-    NotConfirmed,
     /// Printing failed.
     #[error("cannot print")]
     Output(#[from] io::Error),
+}
+
+impl BundleCommandError {
+    /// The exit code to report it with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Input(error) => error.exit_code(),
+            _ => OWN_FAILURE,
+        }
+    }
 }
 
 /// Does what the command line says; whether all is well.
@@ -54,7 +74,7 @@ pub fn run(command: &BundleCommand, output: &mut impl Write) -> Result<bool, Bun
         BundleCommand::Show(args) => show::show(args, output).map(|()| true),
         BundleCommand::Validate(args) => validate::validate(args, output),
         BundleCommand::SetEnv(args) => {
-            let value = read(args.from.as_deref(), "the value", Ending::Stripped)?;
+            let value = read(args.from.as_ref(), "the value", Ending::Stripped)?;
             let field = Field::Env(args.key.parse()?);
             let written = bundles(&args.place).edit(&args.name, |document| {
                 document.set(&field, value);
@@ -70,13 +90,13 @@ pub fn run(command: &BundleCommand, output: &mut impl Write) -> Result<bool, Bun
                 GitPart::SshPublicKey => (Field::GitSshPublicKey, Ending::Stripped),
                 GitPart::KnownHosts => (Field::GitKnownHosts, Ending::Kept),
             };
-            let value = read(args.from.as_deref(), "the value", ending)?;
+            let value = read(args.from.as_ref(), "the value", ending)?;
             let written = bundles(&args.place)
                 .edit(&args.name, |document| document.set_git(&field, value))?;
             report("changed", &written, output)
         }
         BundleCommand::AddSshKey(args) => {
-            let key = read(args.from.as_deref(), "the private key", Ending::Kept)?;
+            let key = read(args.from.as_ref(), "the private key", Ending::Kept)?;
             let (kind, comment) = (args.kind.as_deref(), args.comment.as_deref());
             let written = bundles(&args.place).edit(&args.name, |document| {
                 document.add_ssh_key(&args.key, key, kind, comment)

@@ -1,12 +1,12 @@
 //! `cachot bundle show`.
 
-use std::io::{self, BufRead, Write};
+use std::io::Write;
 
 use cachot_custody::bundle::Opened;
-use rustix::termios::isatty;
 
 use super::{BundleCommandError, bundles};
 use crate::args::ShowArgs;
+use crate::input;
 use crate::text::{count, table, word};
 
 /// Lists the fields of a bundle.
@@ -42,17 +42,6 @@ pub fn show(args: &ShowArgs, output: &mut impl Write) -> Result<(), BundleComman
 fn confirm(opened: &Opened) -> Result<(), BundleCommandError> {
     let fields = opened.document.fields();
     let secrets = fields.iter().filter(|field| field.is_secret()).count();
-    if !isatty(rustix::stdio::stdin()) {
-        return Err(BundleCommandError::NotConfirmed);
-    }
-    eprint!(
-        "Print the values of {}? [y/N] ",
-        count(secrets as u64, "secret")
-    );
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(BundleCommandError::NotConfirmed),
-    }
+    let question = format!("Print the values of {}?", count(secrets as u64, "secret"));
+    Ok(input::confirm(&question)?)
 }

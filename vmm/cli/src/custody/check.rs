@@ -20,11 +20,7 @@ pub(super) fn check(args: &CheckArgs, output: &mut impl Write) -> Result<bool, C
         // What stands there instead of a name is none.
         name: check.name.parse().ok(),
         scheme: check.scheme.as_deref(),
-        version: None,
-        result: match check.ok {
-            true => Ok(()),
-            false => Err(check.kind),
-        },
+        result: check.refusal.map_or_else(|| Ok(check.origin.clone()), Err),
     });
     audit::used(Access::Check, &requester.user, uses, None)?;
     if args.json {

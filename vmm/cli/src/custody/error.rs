@@ -4,14 +4,12 @@ use std::io;
 
 use cachot_custody::import::ImportError;
 use cachot_custody::{KeyError, StoreError};
-use cachot_secrets::{ResolveError, ScrubError, ValueError};
+use cachot_secrets::ValueError;
 
 use crate::audit::{AuditCommandError, RecordError};
+use crate::input::{FOUND_WRONG, InputError};
 use crate::state_dir::StateError;
 use crate::vm::error::OWN_FAILURE;
-
-/// Exit code of a command that did not find what it was to work on, or was told not to.
-const FOUND_WRONG: u8 = 1;
 
 /// Why a command about stored secrets did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -31,15 +29,12 @@ pub enum CustodyError {
     /// A key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// `--from` has no value.
-    #[error("--from: {}", crate::text::with_causes(.0))]
-    From(ResolveError),
-    /// What was read is no value.
+    /// A value or an answer of the user.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// What was typed or made is no value.
     #[error(transparent)]
     Value(#[from] ValueError),
-    /// A value stays in the environment.
-    #[error(transparent)]
-    Scrub(#[from] ScrubError),
     /// The user typed two values.
     #[error("the two values are not the same: nothing was stored; try again")]
     NotTheSame,
@@ -48,18 +43,6 @@ pub enum CustodyError {
         "the value is more than one argument: nothing was stored; leave it out, and it is asked for"
     )]
     Pieces,
-    /// The terminal cannot be used.
-    #[error("cannot ask on the terminal: {hint}")]
-    Terminal {
-        /// What to do.
-        hint: &'static str,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// The question was not answered with yes.
-    #[error("nothing was written: the answer was not yes")]
-    NotConfirmed,
     /// `key rotate` of a credential.
     #[error(
         "a credential is not cachot's to make: name the new one with --credential, or another source"
@@ -89,8 +72,8 @@ impl CustodyError {
     /// The exit code to report it with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Store(StoreError::NoSecret { .. } | StoreError::NoVersion { .. })
-            | Self::NotConfirmed => FOUND_WRONG,
+            Self::Store(StoreError::NoSecret { .. } | StoreError::NoVersion { .. }) => FOUND_WRONG,
+            Self::Input(error) => error.exit_code(),
             _ => OWN_FAILURE,
         }
     }

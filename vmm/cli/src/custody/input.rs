@@ -1,16 +1,15 @@
-//! Where the user's values come from: a terminal, standard input, a reference, chance.
+//! Where a value for the store comes from: the terminal, standard input, a reference, chance.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal};
 
 use cachot_custody::Requester;
-use cachot_secrets::{Reference, SecretValue, scrub_environment};
+use cachot_secrets::SecretValue;
 use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::Zeroizing;
 
 use super::{CustodyError, schemes};
 use crate::args::ValueArgs;
+use crate::input;
 
 /// Bytes from which a random value is made.
 const RANDOM_LEN: usize = 32;
@@ -21,7 +20,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 /// Gets a value from where the command line says, or else asks for it, or reads all of standard input.
 pub(super) fn value(args: &ValueArgs, requester: &Requester) -> Result<SecretValue, CustodyError> {
     if let Some(reference) = &args.from {
-        return resolve(reference, requester);
+        return Ok(input::fetch(reference, &schemes(requester))?);
     }
     if args.generate {
         return random();
@@ -29,8 +28,7 @@ pub(super) fn value(args: &ValueArgs, requester: &Requester) -> Result<SecretVal
     if io::stdin().is_terminal() {
         return ask();
     }
-    let input = io::stdin().as_fd().try_clone_to_owned()?;
-    let value = SecretValue::read_from(&mut File::from(input))?;
+    let value = input::read()?;
     if value.expose().ends_with(b"\n") {
         eprintln!(
             "cachot: warning: the value ends with a newline, which is part of it: `printf %s` writes none"
@@ -49,14 +47,6 @@ pub(super) fn inline(pieces: &[String]) -> Result<SecretValue, CustodyError> {
          give another value to whatever it opens, and leave it out next time"
     );
     Ok(SecretValue::copy_of(value.as_bytes())?)
-}
-
-fn resolve(reference: &Reference, requester: &Requester) -> Result<SecretValue, CustodyError> {
-    let resolved = schemes(requester).resolve(reference);
-    if reference.scheme() == "env" {
-        scrub_environment([reference.locator()])?;
-    }
-    resolved.map_err(CustodyError::From)
 }
 
 fn random() -> Result<SecretValue, CustodyError> {
@@ -78,41 +68,11 @@ fn random() -> Result<SecretValue, CustodyError> {
 }
 
 fn ask() -> Result<SecretValue, CustodyError> {
-    let ask = |prompt: &str| {
-        let answer =
-            rpassword::prompt_password(prompt).map_err(|source| CustodyError::Terminal {
-                hint: "give the value on standard input, or with --from",
-                source,
-            })?;
-        Ok::<_, CustodyError>(Zeroizing::new(answer))
-    };
-    let first = ask("Value: ")?;
-    let second = ask("The same value again: ")?;
+    let first = input::typed("Value: ")?;
+    let second = input::typed("The same value again: ")?;
     match *first == *second {
         true => Ok(SecretValue::copy_of(first.as_bytes())?),
         false => Err(CustodyError::NotTheSame),
-    }
-}
-
-/// Asks a question on the terminal, whatever the standard streams are; whether the answer is yes.
-pub(super) fn confirm(question: &str) -> Result<(), CustodyError> {
-    let failed = |source| CustodyError::Terminal {
-        hint: "give --yes if you mean it",
-        source,
-    };
-    let mut terminal = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/tty")
-        .map_err(failed)?;
-    write!(terminal, "{question} [y/N] ").map_err(failed)?;
-    let mut answer = String::new();
-    BufReader::new(terminal)
-        .read_line(&mut answer)
-        .map_err(failed)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" | "Yes" | "YES" => Ok(()),
-        _ => Err(CustodyError::NotConfirmed),
     }
 }
 

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
 use cachot_custody::audit::Access;
-use cachot_custody::store::{Entry, Scope, Version};
+use cachot_custody::schemes::StoreScheme;
+use cachot_custody::store::{Entry, Version};
 use cachot_custody::{Requester, Store};
 use cachot_secrets::SecretValue;
 
@@ -143,32 +144,35 @@ fn history(args: &HistoryArgs, output: &mut impl Write) -> Result<(), CustodyErr
 }
 
 fn export(args: &ExportArgs) -> Result<(), CustodyError> {
-    let mut store = Store::open(&store_folder()?, args.owner.requester(None))?;
-    let fetched = store.get(&args.selector)?;
-    if !args.yes {
-        let scope: &Scope = &fetched.scope;
-        let question = format!(
-            "Write version {} of {} in {scope} to standard output, as it is?",
-            fetched.version, args.selector.name
-        );
-        input::confirm(&question)?;
-    }
+    let name = &args.selector.name;
     let requester = args.owner.requester(None);
-    let exported = Use {
-        name: Some(args.selector.name.clone()),
-        scheme: None,
-        version: Some(fetched.version),
-        result: Ok(()),
+    let record = |result| {
+        let exported = Use {
+            name: Some(name.clone()),
+            scheme: Some(StoreScheme::NAME),
+            result,
+        };
+        let uses = std::iter::once(exported);
+        audit::used(Access::Export, &requester.user, uses, None)
     };
-    audit::used(
-        Access::Export,
-        &requester.user,
-        [exported].into_iter(),
-        None,
-    )?;
+    let mut store = Store::open(&store_folder()?, requester.clone())?;
+    let stored = match store.get(&args.selector) {
+        Ok(stored) => stored,
+        Err(error) => {
+            record(Err(error.refusal()))?;
+            return Err(error.into());
+        }
+    };
+    if !args.yes {
+        let (scope, version) = (&stored.scope, stored.version);
+        crate::input::confirm(&format!(
+            "Write version {version} of {name} in {scope} to standard output, as it is?"
+        ))?;
+    }
+    record(Ok(stored.origin()))?;
     // Not by way of the buffer of the standard library's stream, which would keep a copy.
     let output = io::stdout().as_fd().try_clone_to_owned()?;
-    File::from(output).write_all(fetched.value.expose())?;
+    File::from(output).write_all(stored.value.expose())?;
     Ok(())
 }
 

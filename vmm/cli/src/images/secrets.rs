@@ -5,7 +5,9 @@ use std::fmt;
 
 use cachot_custody::UserId;
 use cachot_custody::audit::Access;
-use cachot_secrets::{Name, Reference, Resolved, Schemes, SecretValue, scrub_environment};
+use cachot_secrets::{
+    Name, Reference, ResolveError, Resolved, Schemes, SecretValue, scrub_environment,
+};
 use cachot_snapshot::image::{DIGEST_LEN, HostKey, Image, Manifest, PartName, commitments};
 use cachot_snapshot::needles::{EDGE_WINDOW, Value};
 use serde::Serialize;
@@ -142,9 +144,8 @@ pub(super) fn resolve(
 ) -> Result<Vec<Candidate>, ImagesError> {
     let given = given.into_iter().map(|given| (given.name.clone(), given));
     let mut given: BTreeMap<Name, Resolved> = given.collect();
-    let elsewhere: BTreeSet<Name> = given.keys().cloned().collect();
     let mut candidates = vec![];
-    let (mut places, mut recorded) = (vec![], vec![]);
+    let (mut places, mut recorded, mut uses) = (vec![], vec![], vec![]);
     for secret in &manifest.secrets {
         let (reference, value) = match given.remove(&secret.name) {
             Some(given) => (given.reference.to_string(), Ok(given.value)),
@@ -167,27 +168,29 @@ pub(super) fn resolve(
             value,
         });
     }
-    for (place, value) in places.into_iter().zip(schemes.resolve_all(&recorded)) {
-        candidates[place].value = value.map_err(|error| with_causes(&error));
+    let fetched = schemes.resolve_all(&recorded);
+    for ((place, reference), fetched) in places.into_iter().zip(&recorded).zip(fetched) {
+        let candidate: &mut Candidate = &mut candidates[place];
+        uses.push(audit::Use {
+            name: Some(candidate.name.clone()),
+            scheme: schemes.of(reference).ok().map(|scheme| scheme.name()),
+            result: fetched
+                .as_ref()
+                .map(|fetched| fetched.origin.clone())
+                .map_err(ResolveError::refusal),
+        });
+        candidate.value = fetched
+            .map(|fetched| fetched.value)
+            .map_err(|error| with_causes(&error));
     }
     scrub_environment(recorded.iter().filter_map(|one| schemes.variable(one)))?;
     // Those that were given are recorded already.
-    let uses = candidates
-        .iter()
-        .filter(|candidate| !elsewhere.contains(&candidate.name))
-        .map(|candidate| audit::Use {
-            name: Some(candidate.name.clone()),
-            scheme: candidate
-                .reference
-                .split_once(':')
-                .map(|(scheme, _)| scheme),
-            version: Some(candidate.version),
-            result: match candidate.value {
-                Ok(_) => Ok(()),
-                Err(_) => Err(None),
-            },
-        });
-    audit::used(Access::Check, user, uses, Some(manifest.id.to_string()))?;
+    audit::used(
+        Access::Check,
+        user,
+        uses.into_iter(),
+        Some(manifest.id.to_string()),
+    )?;
     Ok(candidates)
 }
 

@@ -27,8 +27,7 @@ pub(super) fn resolve(
     let uses = resolved.iter().map(|secret| Use {
         name: Some(secret.name.clone()),
         scheme: Some(secret.source),
-        version: None,
-        result: Ok(()),
+        result: Ok(secret.origin.clone()),
     });
     audit::used(Access::Check, user, uses, None)?;
     scrub_environment(declarations.environment_variables(schemes))?;

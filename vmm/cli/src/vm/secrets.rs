@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cachot_custody::Requester;
 use cachot_secrets::{
-    Declaration, Declarations, Delivery, Name, Resolved, SealedError, SealedValue, Warning,
+    Declaration, Declarations, Delivery, Name, Origin, Resolved, SealedError, SealedValue, Warning,
     scrub_environment,
 };
 use cachot_snapshot::image::{RestorePolicy, Secret as Declared};
@@ -18,8 +18,8 @@ use crate::custody::schemes;
 /// What is open at once: a descriptor a secret, and some dozens.
 const MAX_DESCRIPTORS: u64 = 4096;
 
-/// Version of a value that was not rotated.
-const FIRST_VERSION: u64 = 1;
+/// Version of a value whose place does not count versions.
+const ONLY_VERSION: u64 = 1;
 
 /// A secret with its value.
 pub struct Secret {
@@ -27,6 +27,8 @@ pub struct Secret {
     pub declared: Declared,
     /// The value.
     pub value: SealedValue,
+    /// Which of the values of its place it is.
+    pub origin: Origin,
 }
 
 impl Secret {
@@ -115,9 +117,10 @@ fn seal(secret: Resolved, folder: &Path) -> Result<Secret, SealedError> {
             uid: secret.delivery.uid,
             gid: secret.delivery.gid,
             export_env: secret.delivery.export_env,
-            version: FIRST_VERSION,
+            version: secret.origin.version.unwrap_or(ONLY_VERSION),
             policy: RestorePolicy::Reissue,
         },
+        origin: secret.origin,
     })
 }
 

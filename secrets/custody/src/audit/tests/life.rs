@@ -152,6 +152,25 @@ fn test_log_that_was_cut_is_not_gone_on_with() {
 }
 
 #[test]
+fn test_log_that_lost_what_was_written_and_not_closed_is_gone_on_with() {
+    let place = Place::new();
+    place.write(&["A"]);
+    let on_the_disk = fs::read(place.current()).expect("read");
+    let head = place.log().append(&[record("B")]).expect("written");
+    assert_eq!(place.names(), ["A", "B"]);
+
+    // What a loss of power may leave.
+    fs::write(place.current(), &on_the_disk).expect("written");
+    assert!(place.verify().is_good());
+    place.write(&["C"]);
+    assert_eq!(place.names(), ["A", "C"]);
+
+    // Nothing of the lost batch is published any more.
+    place.log().close(&head).expect("a later head is there");
+    assert!(place.verify().is_good());
+}
+
+#[test]
 fn test_writer_that_is_killed_while_it_makes_a_log_is_followed_by_the_next_one() {
     let place = Place::new();
     place.log().append(&[]).expect("made");

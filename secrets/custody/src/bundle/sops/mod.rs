@@ -12,8 +12,9 @@ mod value;
 use sha2::{Digest, Sha512};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::age::{AgeError, Identities, decrypt};
+use super::age::{AgeError, decrypt};
 use super::node::{Entries, Node, Scalar};
+use crate::identities::Identities;
 use metadata::Metadata;
 use rule::Rule;
 use value::Cipher;

@@ -39,17 +39,23 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
+/// A field of a secret.
+pub(super) struct Field {
+    /// Its value, or why it is none.
+    pub value: Result<SecretValue, ValueError>,
+    /// The secret's version, if the server says it.
+    pub version: Option<u64>,
+}
+
 /// The field in the answer. The parser's errors are dropped, as they repeat what they find.
-pub(super) fn field(
-    answer: &SecretValue,
-    place: &Place,
-) -> Result<Result<SecretValue, ValueError>, VaultError> {
-    let fields = || {
+pub(super) fn field(answer: &SecretValue, place: &Place) -> Result<Field, VaultError> {
+    let parse = || {
         let answer = serde_json::from_slice(answer.expose()).ok()?;
         let version = object(object(answer)?.get("data")?)?;
-        object(version.get("data")?)
+        let fields = object(version.get("data")?)?;
+        Some((fields, version.get("metadata").copied().and_then(number)))
     };
-    let fields = fields().ok_or_else(|| VaultError::NotKeyValue {
+    let (fields, version) = parse().ok_or_else(|| VaultError::NotKeyValue {
         secret: place.secret.clone(),
     })?;
     let raw = fields.get(&place.field);
@@ -61,7 +67,16 @@ pub(super) fn field(
         secret: place.secret.clone(),
         field: place.field.clone(),
     })?;
-    Ok(text.0)
+    Ok(Field {
+        value: text.0,
+        version,
+    })
+}
+
+/// The version in a secret's metadata, from 1.
+fn number(metadata: &RawValue) -> Option<u64> {
+    let version = object(metadata)?.get("version")?.get().parse();
+    version.ok().filter(|version| *version > 0)
 }
 
 #[cfg(test)]
@@ -88,8 +103,8 @@ mod tests {
     }
 
     fn check(text: &str) {
-        let value = field(&answer(text), &place());
-        let got = value.ok().and_then(Result::ok);
+        let field = field(&answer(text), &place());
+        let got = field.ok().and_then(|field| field.value.ok());
         let got = got.map(|value| String::from_utf8_lossy(value.expose()).into_owned());
         assert_eq!(got, naive(text), "{text}");
     }
@@ -139,6 +154,27 @@ mod tests {
             if let Some(cut) = whole.get(..at).filter(|cut| !cut.is_empty()) {
                 check(cut);
             }
+        }
+    }
+
+    #[test]
+    fn test_field_has_the_version_of_the_metadata_if_that_is_one() {
+        for (metadata, expected) in [
+            ("{\"created_time\":\"x\",\"version\":12}", Some(12)),
+            ("{\"version\":18446744073709551615}", Some(u64::MAX)),
+            ("{\"version\":18446744073709551616}", None),
+            ("{\"version\":0}", None),
+            ("{\"version\":-1}", None),
+            ("{\"version\":1.0}", None),
+            ("{\"version\":\"1\"}", None),
+            ("{}", None),
+            ("null", None),
+            ("[3]", None),
+        ] {
+            let text = format!("{{\"data\":{{\"data\":{{\"f\":\"v\"}},\"metadata\":{metadata}}}}}");
+            let field = field(&answer(&text), &place()).expect("a field");
+            assert_eq!(field.version, expected, "{metadata}");
+            assert_eq!(field.value.expect("a value").expose(), b"v");
         }
     }
 

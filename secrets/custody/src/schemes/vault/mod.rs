@@ -8,10 +8,10 @@ mod place;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cachot_secrets::{ResolveError, Scheme, SecretValue, TIME_LIMIT};
+use cachot_secrets::{Fetched, Origin, ResolveError, Scheme, TIME_LIMIT};
 
 use super::{Environment, of_value};
-use answer::field;
+use answer::{Field, field};
 use client::Client;
 pub use error::VaultError;
 use place::Place;
@@ -75,13 +75,20 @@ impl Scheme for Vault {
         false
     }
 
-    fn resolve(&self, locator: &str) -> Result<SecretValue, ResolveError> {
+    fn resolve(&self, locator: &str) -> Result<Fetched, ResolveError> {
         let place: Place = locator.parse().map_err(VaultError::from)?;
         let answer = self.client()?.get(&place)?;
-        let value = field(&answer, &place)?;
-        value.map_err(|error| {
+        let Field { value, version } = field(&answer, &place)?;
+        let value = value.map_err(|error| {
             let place = format!("the field {:?} of {:?}", place.field, place.secret);
             of_value(place, error, VaultError::Io)
+        })?;
+        Ok(Fetched {
+            value,
+            origin: Origin {
+                scope: None,
+                version,
+            },
         })
     }
 
