@@ -5,26 +5,30 @@
 mod error;
 mod heads;
 mod keyring;
+mod records;
+mod rotation;
 mod schema;
 mod scope;
+mod transaction;
 mod values;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use cachot_secrets::{Name, Origin, SecretValue};
-use rusqlite::{Connection, Transaction, TransactionBehavior};
-use serde::Serialize;
+use cachot_secrets::{Name, SecretValue};
+use rusqlite::{Connection, TransactionBehavior};
 
 pub use error::{StoreError, Taken};
+pub use records::{Entry, Incoming, KeyStatus, Stored, Version};
 pub use scope::{Instance, Scope, ScopeError, Selector, SelectorError};
 
 use crate::crypto::Key;
 use crate::files;
-use crate::keys::{KeyChoice, KeyError, Recipient};
+use crate::keys::KeyChoice;
 use crate::requester::Requester;
-use heads::{Head, Heads, MAX_SECRETS, Place};
+use heads::{Head, Heads, Place};
+use transaction::{Change, Known, View, refresh};
 
 /// Name of the database in the store's folder.
 pub(crate) const DATABASE: &str = "store.db";
@@ -48,88 +52,6 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Store({:?})", self.path)
     }
-}
-
-/// All secrets, as they were when SQLite's counter of others' changes stood at this number.
-struct Known {
-    data_version: i64,
-    heads: Heads,
-}
-
-/// A value of the store.
-#[derive(Debug)]
-pub struct Stored {
-    /// Where it was found.
-    pub scope: Scope,
-    /// Its version.
-    pub version: u64,
-    /// The value.
-    pub value: SecretValue,
-}
-
-impl Stored {
-    /// Its scope and version.
-    #[must_use]
-    pub fn origin(&self) -> Origin {
-        Origin {
-            scope: Some(self.scope.to_string()),
-            version: Some(self.version),
-        }
-    }
-}
-
-/// A value that comes from elsewhere, and on whose behalf it is stored.
-#[derive(Debug, Clone, Copy)]
-pub struct Incoming<'a> {
-    /// Whose it is.
-    pub requester: &'a Requester,
-    /// Whom it is for.
-    pub scope: &'a Scope,
-    /// Its name.
-    pub name: &'a Name,
-    /// The value.
-    pub value: &'a SecretValue,
-}
-
-/// What is told of a secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Entry {
-    /// Whom it is for.
-    pub scope: Scope,
-    /// Its name.
-    pub name: Name,
-    /// Its newest version.
-    pub version: u64,
-    /// How many versions are kept; 0 if it was deleted.
-    pub versions: u64,
-    /// When it was last changed, in seconds since 1970.
-    pub updated: u64,
-}
-
-/// What is told of a version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Version {
-    /// Its number.
-    pub version: u64,
-    /// When it was stored, in seconds since 1970.
-    pub created: u64,
-    /// Whether it is the one that is used.
-    pub current: bool,
-}
-
-/// What is told of a store's key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct KeyStatus {
-    /// What wraps it.
-    #[serde(flatten)]
-    pub choice: KeyChoice,
-    /// The key file, if that is what wraps it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<PathBuf>,
-    /// When it was wrapped, in seconds since 1970.
-    pub created: u64,
-    /// Whether a rotation was begun and could not be finished yet: the older source opens the store as well.
-    pub unfinished: bool,
 }
 
 /// Seconds since 1970.
@@ -420,92 +342,6 @@ impl Store {
         })
     }
 
-    /// What wraps the store's key.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn key_status(&self) -> Result<KeyStatus, StoreError> {
-        let rows = keyring::rows(&self.connection, &self.path)?;
-        let choice = rows[0].choice()?;
-        Ok(KeyStatus {
-            file: matches!(choice, KeyChoice::File {}).then(|| keyring::key_file(&self.place)),
-            choice,
-            created: positive(rows[0].created),
-            unfinished: rows.len() > 1,
-        })
-    }
-
-    /// Wraps the store's key anew, by this source; the old wrapping is removed. No value is touched.
-    ///
-    /// # Errors
-    /// See [`StoreError`]; the store can be opened by the old source or by the new one then.
-    pub fn rotate_key(&mut self, choice: &KeyChoice) -> Result<(), StoreError> {
-        self.rewrap(|_| Ok(choice.clone()))
-    }
-
-    /// Changes who can read the store, if its key is an age file.
-    ///
-    /// # Errors
-    /// See [`StoreError`]; nothing is changed then.
-    pub fn change_recipients(
-        &mut self,
-        change: impl FnOnce(&mut Vec<Recipient>) -> Result<(), KeyError>,
-    ) -> Result<(), StoreError> {
-        self.rewrap(|current| match current {
-            KeyChoice::Age {
-                identity,
-                mut recipients,
-            } => {
-                change(&mut recipients)?;
-                Ok(KeyChoice::Age {
-                    identity,
-                    recipients,
-                })
-            }
-            other => Err(KeyError::NoRecipients(other.kind())),
-        })
-    }
-
-    fn rewrap(
-        &mut self,
-        choose: impl FnOnce(KeyChoice) -> Result<KeyChoice, KeyError>,
-    ) -> Result<(), StoreError> {
-        self.finish_rotation()?;
-        let failed = || StoreError::database("write to", &self.path);
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(failed())?;
-        // Another process may have begun one since, and not have finished it.
-        keyring::finish(&transaction, &self.path, &self.place, &self.root)?;
-        let current = keyring::rows(&transaction, &self.path)?[0].choice()?;
-        let choice = choose(current)?;
-        keyring::begin(
-            &transaction,
-            &self.path,
-            &self.place,
-            &self.root,
-            &choice,
-            now(),
-        )?;
-        transaction.commit().map_err(failed())?;
-        self.finish_rotation()?;
-        self.connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))
-            .ok();
-        Ok(())
-    }
-
-    fn finish_rotation(&mut self) -> Result<(), StoreError> {
-        let failed = || StoreError::database("write to", &self.path);
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(failed())?;
-        keyring::finish(&transaction, &self.path, &self.place, &self.root)?;
-        transaction.commit().map_err(failed())
-    }
-
     /// Does something that reads, on one state of the database.
     fn read<T>(
         &mut self,
@@ -558,189 +394,6 @@ impl Store {
         transaction.commit().map_err(failed())?;
         self.heads = known;
         Ok(result)
-    }
-}
-
-/// The secrets as they are in this transaction, read and checked again if another process has changed them.
-fn refresh<'a>(
-    known: &'a mut Option<Known>,
-    transaction: &Transaction<'_>,
-    root: &Key,
-    path: &Path,
-) -> Result<&'a mut Known, StoreError> {
-    let failed = || StoreError::database("read", path);
-    // The number is that of the state which the transaction reads only once it has read something.
-    transaction
-        .prepare_cached("SELECT generation FROM state")
-        .and_then(|mut first| first.query(()).and_then(|mut rows| rows.next().map(|_| ())))
-        .map_err(failed())?;
-    let data_version = transaction
-        .prepare_cached("PRAGMA data_version")
-        .and_then(|mut number| number.query_row((), |row| row.get(0)))
-        .map_err(failed())?;
-    match known {
-        Some(same) if same.data_version == data_version => {}
-        _ => {
-            *known = None;
-            *known = Some(Known {
-                data_version,
-                heads: Heads::load(transaction, root, path)?,
-            });
-        }
-    }
-    Ok(known.as_mut().expect("set above"))
-}
-
-/// A transaction that writes, for one requester.
-struct Change<'a> {
-    transaction: &'a Transaction<'a>,
-    root: &'a Key,
-    path: &'a Path,
-    requester: &'a Requester,
-    heads: &'a mut Heads,
-}
-
-impl Change<'_> {
-    /// The same for another requester.
-    fn on_behalf_of<'b>(&'b mut self, requester: &'b Requester) -> Change<'b> {
-        Change {
-            requester,
-            heads: self.heads,
-            ..*self
-        }
-    }
-
-    fn view(&self) -> View<'_> {
-        View {
-            transaction: self.transaction,
-            root: self.root,
-            path: self.path,
-            requester: self.requester,
-            heads: self.heads,
-        }
-    }
-
-    fn one<T>(
-        &mut self,
-        scope: &Scope,
-        name: &Name,
-        act: impl FnOnce(&View<'_>, &Place, Option<Head>) -> Result<(Head, T), StoreError>,
-    ) -> Result<T, StoreError> {
-        let view = self.view();
-        let place = view.place(scope, name)?;
-        let old = view.heads.get(&place).copied();
-        if old.is_none() && view.heads.len() >= MAX_SECRETS {
-            return Err(StoreError::TooMany(MAX_SECRETS));
-        }
-        let (new, result) = act(&view, &place, old)?;
-        self.heads
-            .write(self.transaction, self.root, place, new)
-            .map_err(StoreError::database("write to", self.path))?;
-        Ok(result)
-    }
-}
-
-/// One state of the database, for one requester.
-struct View<'a> {
-    transaction: &'a Transaction<'a>,
-    root: &'a Key,
-    path: &'a Path,
-    requester: &'a Requester,
-    heads: &'a Heads,
-}
-
-impl View<'_> {
-    /// Where a secret is, if the requester may use its scope.
-    fn place(&self, scope: &Scope, name: &Name) -> Result<Place, StoreError> {
-        match scope.is_open_to(self.requester) {
-            true => Ok((scope.stored(self.requester), name.clone())),
-            false => Err(StoreError::NotYours(scope.clone())),
-        }
-    }
-
-    /// The newest version of a secret, if it is there.
-    fn version(&self, scope: &Scope, name: &Name) -> Result<Option<u64>, StoreError> {
-        let head = self.heads.get(&self.place(scope, name)?);
-        let head = head.filter(|head| !head.is_deleted());
-        Ok(head.map(|head| positive(head.version)))
-    }
-
-    /// A secret that is there.
-    fn existing(&self, scope: &Scope, place: &Place) -> Result<Head, StoreError> {
-        let head = self.heads.get(place).filter(|head| !head.is_deleted());
-        head.copied().ok_or_else(|| StoreError::NoSecret {
-            name: place.1.clone(),
-            place: format!("the scope {scope}"),
-        })
-    }
-
-    fn find(&self, selector: &Selector) -> Result<(Scope, Place, Head), StoreError> {
-        if let Some(scope) = &selector.scope {
-            let place = self.place(scope, &selector.name)?;
-            let head = self.existing(scope, &place)?;
-            return Ok((scope.clone(), place, head));
-        }
-        Scope::of(self.requester)
-            .find_map(|scope| {
-                let place = self.place(&scope, &selector.name).ok()?;
-                let head = self.existing(&scope, &place).ok()?;
-                Some((scope, place, head))
-            })
-            .ok_or_else(|| {
-                let scopes: Vec<_> = Scope::of(self.requester)
-                    .map(|scope| scope.to_string())
-                    .collect();
-                StoreError::NoSecret {
-                    name: selector.name.clone(),
-                    place: format!("the scopes {}", scopes.join(", ")),
-                }
-            })
-    }
-
-    /// The version that is asked for, or the newest, if it is kept.
-    fn kept(&self, place: &Place, head: Head, version: Option<u64>) -> Result<i64, StoreError> {
-        let Some(wanted) = version else {
-            return Ok(head.version);
-        };
-        let kept = i64::try_from(wanted).ok();
-        kept.filter(|version| (head.oldest..=head.version).contains(version))
-            .ok_or_else(|| StoreError::NoVersion {
-                name: place.1.clone(),
-                version: wanted,
-            })
-    }
-
-    /// Adds a version, and lets those go that are too many.
-    fn push(
-        &self,
-        place: &Place,
-        old: Option<Head>,
-        value: &SecretValue,
-    ) -> Result<(Head, u64), StoreError> {
-        let (last, oldest) = old.map_or((0, 1), |old| (old.version, old.oldest));
-        let version = last + 1;
-        if version == i64::MAX {
-            return Err(StoreError::LastVersion(place.1.clone()));
-        }
-        let time = now();
-        values::insert(
-            self.transaction,
-            self.root,
-            self.path,
-            place,
-            (version, time),
-            value,
-        )?;
-        let kept = i64::try_from(MAX_VERSIONS).unwrap_or(i64::MAX);
-        let new = Head {
-            version,
-            oldest: oldest.max(version - kept + 1),
-            updated: time,
-        };
-        if new.oldest > oldest {
-            values::prune(self.transaction, self.path, place, new.oldest)?;
-        }
-        Ok((new, positive(version)))
     }
 }
 

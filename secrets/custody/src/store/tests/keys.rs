@@ -6,6 +6,7 @@ use age::secrecy::ExposeSecret;
 
 use super::*;
 use crate::keys::FileKey;
+use crate::keys::{KeyError, Recipient};
 
 fn filled() -> Place {
     let place = Place::new();
