@@ -24,6 +24,9 @@ exits "explicit env" 0 cachot run --no-mask --secret API_KEY=store:API_KEY,env -
 equal "explicit env: wins over the secret's variable" "explicit$workspace" "$out"
 exits "masked" 0 cachot run --secret API_KEY=store:API_KEY,env -- sh -c "$show"
 equal "masked: unless --no-mask" '***' "$out"
+exits "all of the store" 0 cachot run --no-mask --secret '*,env' --secret KEY="file:$work/master.key" -- \
+    sh -c "$show; echo; ls /run/secrets; wc -c </run/secrets/KEY"
+equal "all of the store: but what is declared otherwise" "$(printf '%s\nAPI_KEY\nKEY\n32' "$workspace")" "$out"
 refuses "a missing name" 'API_KEZ: there is no secret API_KEZ' cachot run --secret API_KEY=store:API_KEY --secret API_KEZ=store:API_KEZ -- true
 
 # secret_not_on_disk: the workload reads and uses it, and writes something else.

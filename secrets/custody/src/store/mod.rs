@@ -12,6 +12,7 @@ mod scope;
 mod transaction;
 mod values;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -313,6 +314,22 @@ impl Store {
             let mut entries: Vec<_> = view.heads.iter().filter_map(entry).filter(shown).collect();
             entries.sort_by(|a, b| (&a.scope, &a.name).cmp(&(&b.scope, &b.name)));
             Ok(entries)
+        })
+    }
+
+    /// Names of the secrets that the requester has a value of, in whichever scope.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn names(&mut self) -> Result<BTreeSet<Name>, StoreError> {
+        self.read(|view| {
+            let scopes: Vec<_> = Scope::of(view.requester)
+                .map(|scope| scope.stored(view.requester))
+                .collect();
+            let has = |(place, head): (&Place, &Head)| {
+                (scopes.contains(&place.0) && !head.is_deleted()).then(|| place.1.clone())
+            };
+            Ok(view.heads.iter().filter_map(has).collect())
         })
     }
 

@@ -76,8 +76,8 @@ pub struct RunArgs {
     pub keeping: KeepingArgs,
 
     /// Secret to deliver as /run/secrets/NAME, by reference: store:NAME, env:VARIABLE, file:PATH, dotenv:PATH#KEY,
-    /// bundle:NAME#PLACE, vault:MOUNT/data/PATH#FIELD, exec:PROGRAM ARGUMENTS, helper:REF or systemd:NAME; options: mode=0400, uid=0,
-    /// gid=0, and env to export it to the command as well
+    /// bundle:NAME#PLACE, vault:MOUNT/data/PATH#FIELD, exec:PROGRAM ARGUMENTS, helper:REF or systemd:NAME; options:
+    /// mode=0400, uid=0, gid=0, and env to export it to the command as well; '*' is every secret of the store
     #[arg(
         long = "secret",
         value_name = "NAME=SCHEME:REF[,OPTION]...",

@@ -29,6 +29,6 @@ pub fn schemes(requester: &Requester) -> Schemes {
 }
 
 /// Where the store is, or will be.
-fn store_folder() -> Result<PathBuf, StateError> {
+pub fn store_folder() -> Result<PathBuf, StateError> {
     Ok(Places::of_process().root()?.join(STORE_FOLDER))
 }

@@ -6,6 +6,7 @@
 
 mod bundle;
 mod files;
+mod stored;
 
 use std::ffi::OsString;
 
@@ -40,12 +41,19 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
 
 /// Resolves the secrets, then opens the files.
 fn prepare(args: &RunArgs, window: Option<WindowSize>) -> Result<Launch<'static>, RunError> {
+    let requester = args.keeping.requester();
     let bundle = bundle::of_run(args)?;
-    let mut declarations = Declarations::parse(args.secrets.iter().chain(&bundle.declarations));
+    let declared: Vec<_> = args
+        .secrets
+        .iter()
+        .chain(&bundle.declarations)
+        .cloned()
+        .collect();
+    let mut declarations = Declarations::parse(stored::expand(&declared, &requester)?);
     if let Some(path) = &args.secrets_env_file {
         declarations = declarations.with_env_file(path);
     }
-    let secrets = resolve(&declarations, &args.keeping.requester())
+    let secrets = resolve(&declarations, &requester)
         .inspect_err(|error| audit::start_failed(error, Access::Materialize, &args.keeping))?;
     let files = Files::open(args)?;
     let cmdline = match &args.cmdline {

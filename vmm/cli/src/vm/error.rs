@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use cachot_custody::StoreError;
 use cachot_custody::bundle::BundleError;
 use cachot_secrets::{Failures, Name, ScrubError, SealedError, ValueError};
 use cachot_snapshot::image::ImageError;
@@ -30,6 +31,9 @@ pub enum RunError {
     /// A bundle cannot be read.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The store cannot say what it has.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A value could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealedError),

@@ -84,6 +84,34 @@ fn test_narrower_scope_wins_and_a_deleted_one_does_not() {
 }
 
 #[test]
+fn test_names_are_those_that_a_reference_would_find() {
+    let place = Place::new();
+    let mut store = place.store_of("alice", Some("web"));
+    for stored in [
+        "A",
+        "B",
+        "user:alice/B",
+        "user:alice/C",
+        "instance:web/D",
+        "GONE",
+    ] {
+        set(&mut store, stored, "x");
+    }
+    store
+        .delete(&scope("workspace"), &name("GONE"))
+        .expect("deleted");
+
+    let names = |user: &str, instance: Option<&str>| {
+        let names = place.store_of(user, instance).names().expect("read");
+        names.iter().map(Name::to_string).collect::<String>()
+    };
+
+    assert_eq!(names("alice", Some("web")), "ABCD");
+    assert_eq!(names("alice", Some("db")), "ABC");
+    assert_eq!(names("bob", Some("web")), "AB");
+}
+
+#[test]
 fn test_scope_of_another_user_is_refused_whether_it_has_the_secret_or_not() {
     let place = Place::new();
     set(&mut place.store(), "user:alice/KEY", "alice's");
