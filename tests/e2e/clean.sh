@@ -1,5 +1,5 @@
 # Where a value must not be: processes, files and memory of the host, and everything of the guest but
-# the attached pages. Each search has a positive control.
+# the attached pages. Each search has a positive control. $IN/identity is a private key of age.
 . "$IN/lib.sh"
 export PLAIN=nothing-secret-5f0c2d9ab1e34c7788d6
 probe=$CACHOT_GUEST/probe
@@ -8,6 +8,15 @@ guest_with_probe
 value=$(cat "$work/value")
 printf %s "$PLAIN" >"$work/plain"
 
+# Values that the host keeps: in the store, and in a bundle.
+for kept in stored bundled; do head -c 30 /dev/urandom | base64 -w 0 >"$work/$kept"; done
+cp "$IN/identity" "$work/age.key"
+chmod 600 "$work/age.key"
+printf 'secrets_dir: %s\nsecrets_age_key_path: %s\n' "$work/bundles" "$work/age.key" >"$work/config.yaml"
+export CACHOT_CONFIG="$work/config.yaml"
+printf 'env:\n  BUNDLED: "%s"\n' "$(cat "$work/bundled")" | cachot bundle encrypt default - >"$work/made" || fail "no bundle: $(cat "$work/made")"
+cachot secret set STORED --from "file:$work/stored" >"$work/made" || fail "nothing stored: $(cat "$work/made")"
+
 # A running VM whose workload has only looked at its secrets through mappings, so that the one copy in the guest
 # is the attached page.
 "$probe" pattern 5 64 >"$work/looked-at"
@@ -15,8 +24,8 @@ cat >"$work/wait" <<'S'
 probe look /run/secrets/LOOKED_AT 5 64 && test -s /run/secrets/API_KEY && echo ready
 while ! [ -e /tmp/never ]; do sleep 1; done
 S
-API_TOKEN=$value cachot run --initrd "$initrd" --secret API_KEY=env:API_TOKEN --secret "LOOKED_AT=file:$work/looked-at" --env "MARK=$PLAIN" -- \
-    sh -c "$(cat "$work/wait")" >"$work/log" 2>"$work/errors" &
+API_TOKEN=$value cachot run --initrd "$initrd" --secret API_KEY=env:API_TOKEN --secret "LOOKED_AT=file:$work/looked-at" \
+    --secret STORED=store:STORED --secret BUNDLED=bundle:default#env.BUNDLED --env "MARK=$PLAIN" -- sh -c "$(cat "$work/wait")" >"$work/log" 2>"$work/errors" &
 shell=$!
 for _ in $(seq 100); do
     grep -q ready "$work/log" && break
@@ -33,8 +42,10 @@ done
 matches "control: argv of the keeper can be read" "$PLAIN" "$(tr '\0' '\n' <"/proc/$keeper/cmdline")"
 matches "control: the environment of the keeper can be read" "^PLAIN=$PLAIN" "$(tr '\0' '\n' <"/proc/$keeper/environ")"
 
-files_with() { find "$CACHOT_STATE" -type f -exec grep -alF -e "$1" {} +; }
-equal "the state folder" "" "$(files_with "$value")"
+files_with() { find "$CACHOT_STATE" "$work/bundles" -type f -exec grep -alF -e "$1" {} +; }
+for kept in value stored bundled; do
+    equal "the state folder and the bundle: $kept" "" "$(files_with "$(cat "$work/$kept")")"
+done
 matches "control: the state folder names the secret" config "$(files_with API_KEY)"
 
 "$probe" scan-process "$monitor" "$work/value" >"$work/scan"
@@ -61,16 +72,18 @@ smaps_flags() {
     done <"/proc/$1/smaps"
 }
 
-# The keeper holds the value in sealed memory, and, to mask it, in locked memory; nowhere else.
-"$probe" scan-process "$keeper" "$work/value" >"$work/scan-keeper" || fail "the keeper cannot be searched"
-matches "control: the keeper holds the value" '^hit .*memfd:cachot-secret' "$(cat "$work/scan-keeper")"
-grep '^hit' "$work/scan-keeper" | grep -v memfd:cachot-secret | cut -d ' ' -f 2 >"$work/copies"
-while read -r address; do
-    found=
-    flags=$(smaps_flags "$keeper" "$address")
-    matches "the copy at $address is locked" ' lo ' "$flags"
-    matches "and left out of core dumps" ' dd ' "$flags"
-done <"$work/copies"
+# The keeper holds the value in sealed memory, and, to mask it, in locked memory; nowhere else, wherever it came from.
+for kept in value stored bundled; do
+    "$probe" scan-process "$keeper" "$work/$kept" >"$work/scan-keeper" || fail "the keeper cannot be searched"
+    matches "control: the keeper holds the value: $kept" '^hit .*memfd:cachot-secret' "$(cat "$work/scan-keeper")"
+    grep '^hit' "$work/scan-keeper" | grep -v memfd:cachot-secret | cut -d ' ' -f 2 >"$work/copies"
+    while read -r address; do
+        found=
+        flags=$(smaps_flags "$keeper" "$address")
+        matches "the copy at $address is locked: $kept" ' lo ' "$flags"
+        matches "and left out of core dumps: $kept" ' dd ' "$flags"
+    done <"$work/copies"
+done
 
 kill -TERM "$keeper"
 wait "$shell"

@@ -6,6 +6,15 @@ use std::process::Command;
 use age::secrecy::ExposeSecret;
 use cachot_tests::{root, run_script};
 
+/// Files with this content in a folder.
+fn files<const COUNT: usize>(folder: &Path, contents: [(&str, String); COUNT]) -> [PathBuf; COUNT] {
+    contents.map(|(name, content)| {
+        let path = folder.join(name);
+        std::fs::write(&path, content).expect("written");
+        path
+    })
+}
+
 #[test]
 fn secrets_are_delivered() {
     run_script("deliver", "4G", &[]);
@@ -37,7 +46,12 @@ fn the_device_answers_and_goes() {
 fn values_are_nowhere_else() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let image = rootfs(folder.path());
-    run_script("clean", "4G", &[image]);
+    let identity = age::x25519::Identity::generate();
+    let [identity] = files(
+        folder.path(),
+        [("identity", identity.to_string().expose_secret().to_owned())],
+    );
+    run_script("clean", "4G", &[image, identity]);
 }
 
 #[test]
@@ -64,15 +78,13 @@ fn bundles_are_delivered_and_restored() {
         age::x25519::Identity::generate(),
         age::x25519::Identity::generate(),
     );
-    let files = [
-        ("identity", mine.to_string().expose_secret().to_owned()),
-        ("recipient", other.to_public().to_string()),
-    ];
-    let paths = files.map(|(name, content)| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).expect("written");
-        path
-    });
+    let paths = files(
+        folder.path(),
+        [
+            ("identity", mine.to_string().expose_secret().to_owned()),
+            ("recipient", other.to_public().to_string()),
+        ],
+    );
     run_script("bundle", "4G", &paths);
 }
 
@@ -83,16 +95,14 @@ fn encrypted_images_and_changed_ones() {
         age::x25519::Identity::generate(),
         age::x25519::Identity::generate(),
     );
-    let files = [
-        ("identity", identity.to_string().expose_secret().to_owned()),
-        ("recipient", identity.to_public().to_string()),
-        ("stranger", other.to_string().expose_secret().to_owned()),
-    ];
-    let paths = files.map(|(name, content)| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).expect("written");
-        path
-    });
+    let paths = files(
+        folder.path(),
+        [
+            ("identity", identity.to_string().expose_secret().to_owned()),
+            ("recipient", identity.to_public().to_string()),
+            ("stranger", other.to_string().expose_secret().to_owned()),
+        ],
+    );
     run_script("sealed", "4G", &paths);
 }
 
