@@ -7,7 +7,7 @@ set -eu
 packages='build-essential bc bison flex libelf-dev linux-source-6.12
 qemu-system-x86 busybox-static zstd xz-utils kmod
 cpio e2fsprogs util-linux pahole
-procps shellcheck curl openssh-client age'
+procps shellcheck curl openssh-client age sqlite3 python3-pip'
 
 missing=''
 for package in $packages; do

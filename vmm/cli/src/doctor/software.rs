@@ -13,7 +13,7 @@ const OLDEST: (u32, u32) = (5, 10);
 
 /// Debian packages that building and testing take (`resources/install-deps.sh`), each with a file
 /// that shows that it is there; a name without a slash is looked up in `PATH`.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 18] = [
     ("age", "age"),
     ("bc", "bc"),
     ("bison", "bison"),
@@ -25,8 +25,10 @@ const PACKAGES: [(&str, &str); 16] = [
     ("kmod", "depmod"),
     ("libelf-dev", "/usr/include/libelf.h"),
     ("linux-source-6.12", "/usr/src/linux-source-6.12.tar.xz"),
+    ("python3-pip", "pip"),
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("shellcheck", "shellcheck"),
+    ("sqlite3", "sqlite3"),
     ("util-linux", "script"),
     ("xz-utils", "xz"),
     ("zstd", "zstd"),
