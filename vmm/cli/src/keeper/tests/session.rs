@@ -231,10 +231,11 @@ fn test_session_signals_and_window_size_reach_the_guest() {
         for (signal, expected) in [
             (libc::SIGWINCH, resized),
             (
-                libc::SIGHUP,
+                // One that nohup does not have ignored.
+                libc::SIGUSR1,
                 ToGuest::Signal {
                     session: 1,
-                    signal: libc::SIGHUP,
+                    signal: libc::SIGUSR1,
                 },
             ),
         ] {
@@ -252,9 +253,9 @@ fn test_session_signals_and_window_size_reach_the_guest() {
             assert_eq!(message, expected);
         }
         drop(stdio);
-        exited(&mut control, 129);
+        exited(&mut control, 138);
     });
-    assert_eq!(ending.result.expect("a code"), 129);
+    assert_eq!(ending.result.expect("a code"), 138);
 }
 
 #[test]
