@@ -59,7 +59,8 @@ impl fmt::Display for UserId {
 pub struct Requester {
     /// On whose behalf.
     pub user: UserId,
-    /// Name of the VM that it is for, if it is for one.
+    /// Name of the VM that it is for, if it is for one; empty for a VM that was given no name, which has no secrets of
+    /// its own.
     pub instance: Option<String>,
 }
 

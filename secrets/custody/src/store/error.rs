@@ -25,6 +25,11 @@ pub enum StoreError {
         "there is a store {0:?} already: `cachot key rotate` gives it another key, `cachot key status` says which it has"
     )]
     Exists(PathBuf),
+    /// Something of another database is where the new one's would be.
+    #[error(
+        "{0:?} is left over from another database, and may have its newest changes: move it to where that database is"
+    )]
+    LeftOver(PathBuf),
     /// A file of it is not there, not this user's alone, or cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),

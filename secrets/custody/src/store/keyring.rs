@@ -223,20 +223,21 @@ pub(super) fn finish(
 ) -> Result<(), StoreError> {
     let rows = rows(transaction, path)?;
     let newest = &rows[0];
-    newest.check(root)?;
+    // Both rows of a rotation wrap one key: a row of another one does not have the older source's file removed.
+    for row in &rows {
+        row.check(root)?;
+    }
     let (key, next) = (FileKey::of_store(place), FileKey::next_of_store(place));
     let has_next = files::examine(next.path(), Access::Private).map_err(KeyError::from)?;
-    let opens = |key: &FileKey| key.unwrap(&newest.wrapped).is_ok();
     match newest.choice()? {
-        KeyChoice::File {} if has_next && opens(&next) => {
-            files::rename(place, next.path(), key.path())?;
-        }
-        KeyChoice::File {} => {
-            if has_next {
-                // Of a rotation that ended before its row was there.
-                files::remove(place, next.path())?;
-            }
-        }
+        KeyChoice::File {} if has_next => match next.unwrap(&newest.wrapped) {
+            Ok(_) => files::rename(place, next.path(), key.path())?,
+            // Of a rotation that ended before its row was there.
+            Err(KeyError::Wrong(_)) => files::remove(place, next.path())?,
+            // It may be the only key of that row.
+            Err(error) => return Err(error.into()),
+        },
+        KeyChoice::File {} => {}
         _ => files::remove(place, next.path())?,
     }
     if rows.len() == 1 {

@@ -91,11 +91,12 @@ impl Store {
             root,
             heads: None,
         };
+        // What was not sealed with this key changes nothing, least of all the key's file.
+        store.read(|_| Ok(()))?;
         if keyring::rows(&store.connection, &store.path)?.len() > 1 {
             // A rotation was interrupted. If it cannot be finished now, the store can be read all the same.
             store.finish_rotation().ok();
         }
-        store.read(|_| Ok(()))?;
         Ok(store)
     }
 
@@ -112,6 +113,12 @@ impl Store {
         let path = place.join(DATABASE);
         if files::examine(&path, files::Access::Private)? {
             return Err(StoreError::Exists(path));
+        }
+        // SQLite would take what is in them for changes of the new database.
+        for left_over in schema::sidecars(&path) {
+            if files::examine(&left_over, files::Access::Private)? {
+                return Err(StoreError::LeftOver(left_over));
+            }
         }
         let system = |action| files::FileError::system::<std::io::Error>(action, place);
         let file = tempfile::Builder::new()

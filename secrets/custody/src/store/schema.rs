@@ -1,6 +1,6 @@
 //! The database: its tables, how it is opened, and why one is refused before anything of it is believed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cachot_secrets::MAX_VALUE_LEN;
@@ -62,12 +62,19 @@ pub(super) fn create(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Opens a database and makes sure that it is one of this program's.
-pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    for suffix in ["-wal", "-shm"] {
+/// Files that SQLite keeps beside a database: they belong together.
+pub(super) fn sidecars(path: &Path) -> impl Iterator<Item = PathBuf> {
+    ["-wal", "-shm", "-journal"].into_iter().map(|suffix| {
         let mut sidecar = path.as_os_str().to_owned();
         sidecar.push(suffix);
-        files::examine(Path::new(&sidecar), Access::Private)?;
+        sidecar.into()
+    })
+}
+
+/// Opens a database and makes sure that it is one of this program's.
+pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+    for sidecar in sidecars(path) {
+        files::examine(&sidecar, Access::Private)?;
     }
     if !files::examine(path, Access::Private)? {
         return Err(StoreError::Absent(path.to_owned()));

@@ -240,6 +240,8 @@ mod tests {
         let visible = |instance| Scope::visible(&stored, &requester("alice", Some(instance)));
         assert!(visible("web").is_some());
         assert!(visible("web2").is_none());
+        // A VM without a name of its own is no user, to whom all are open.
+        assert!(visible("").is_none());
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub struct KeepingArgs {
 impl KeepingArgs {
     /// Who asks for the VM's secrets.
     pub fn requester(&self) -> Requester {
-        self.owner.requester(self.name.as_ref())
+        let name = self.name.as_ref().map(VmName::to_string);
+        Requester {
+            instance: Some(name.unwrap_or_default()),
+            ..self.owner.requester(None)
+        }
     }
 }

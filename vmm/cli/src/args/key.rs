@@ -25,7 +25,7 @@ pub enum KeyCommand {
     Rotate(SourceArgs),
     /// Let further keys of age read the store
     AddRecipient(RecipientArgs),
-    /// Let keys of age no longer read what the store will be
+    /// Wrap the store's key no longer for keys of age; who has opened the store before keeps the key
     RemoveRecipient(RecipientArgs),
 }
 

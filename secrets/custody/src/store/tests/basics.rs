@@ -84,6 +84,30 @@ fn test_narrower_scope_wins_and_a_deleted_one_does_not() {
 }
 
 #[test]
+fn test_store_is_not_made_beside_what_another_one_has_left() {
+    for left_over in ["store.db-wal", "store.db-shm", "store.db-journal"] {
+        let place = Place::new();
+        place.store();
+        fs::remove_file(place.file(DATABASE)).expect("moved away");
+        for file in ["store.db-wal", "store.db-shm"] {
+            fs::remove_file(place.file(file)).ok();
+        }
+        fs::write(place.file(left_over), b"x").expect("written");
+        fs::set_permissions(
+            place.file(left_over),
+            std::os::unix::fs::PermissionsExt::from_mode(0o600),
+        )
+        .expect("private");
+        let made = || Store::open_or_create(&place.path(), requester("alice", None));
+
+        assert!(matches!(made(), Err(StoreError::LeftOver(_))));
+
+        fs::remove_file(place.file(left_over)).expect("moved away");
+        made().expect("made");
+    }
+}
+
+#[test]
 fn test_names_are_those_that_a_reference_would_find() {
     let place = Place::new();
     let mut store = place.store_of("alice", Some("web"));

@@ -294,6 +294,29 @@ fn test_rotation_that_ends_at_any_step_is_finished_or_has_not_begun() {
 }
 
 #[test]
+fn test_row_of_another_key_does_not_have_the_key_file_removed() {
+    let place = filled();
+    let store = place.store();
+    let (path, folder) = (store.path.clone(), store.place.clone());
+    drop(store);
+    let key = fs::read(place.file("master.key")).expect("there");
+    let other = Key::random().expect("a key");
+    let choice = age(&identity(&place, "mine"));
+    let mut database = place.sql();
+    let transaction = database.transaction().expect("begun");
+    keyring::begin(&transaction, &path, &folder, &other, &choice, 1).expect("added");
+    transaction.commit().expect("committed");
+
+    place.open().expect_err("sealed with another key");
+
+    assert_eq!(fs::read(place.file("master.key")).expect("there"), key);
+    database
+        .execute("DELETE FROM keys WHERE id = 2", ())
+        .expect("removed");
+    is_readable(&place);
+}
+
+#[test]
 fn test_rotations_and_readers_at_the_same_time() {
     let place = filled();
     let path = place.path();
