@@ -164,11 +164,15 @@ impl<'a> Log<'a> {
         let number = layout::next_number(&self.folder, &full)?;
         let current = match open(&path) {
             Err(AuditError::File(FileError::Absent(_))) => {
-                return self.begin(number, self.last_full(number)?);
+                return self.begin(number, self.last_full(number)?, Existing::Keep);
             }
             other => other?,
         };
         self.check_place(&path, &current.opening, number)?;
+        if number == 1 && current.is_new && self.read_head()?.is_none() {
+            // Whoever made the log was killed before it was done, or somebody has cut it to this: another id tells.
+            return self.begin(number, None, Existing::Replace);
+        }
         self.check_end(&path, &current)?;
         if current.length < self.rotate_at || !current.tail.is_whole() {
             return Ok(current);
@@ -183,6 +187,7 @@ impl<'a> Log<'a> {
         self.begin(
             layout::next_number(&self.folder, &full)?,
             Some((current.opening.id, current.tail.chain)),
+            Existing::Keep,
         )
     }
 
@@ -234,10 +239,6 @@ impl<'a> Log<'a> {
             ));
         }
         let Some((_, head, bytes)) = self.read_head()? else {
-            if current.is_new {
-                // Whoever made the log was killed before it was done.
-                return self.write_head(&newest.bytes);
-            }
             return Err(damaged(path, "has lost its head, the file log.head"));
         };
         let end = newest.chain.seq;
@@ -248,7 +249,12 @@ impl<'a> Log<'a> {
     }
 
     /// Begins a file: the first one of a log, or the next one.
-    fn begin(&self, number: u64, before: Option<(LogId, Chain)>) -> Result<Current, AuditError> {
+    fn begin(
+        &self,
+        number: u64,
+        before: Option<(LogId, Chain)>,
+        existing: Existing,
+    ) -> Result<Current, AuditError> {
         let path = self.folder.join(CURRENT);
         let is_new = before.is_none();
         let (id, mut chain) = match before {
@@ -270,7 +276,7 @@ impl<'a> Log<'a> {
         };
         chain.push(Body::Log(opening), &mut content)?;
         let line = checkpoint::push(&mut chain, id, self.signer, &mut content)?;
-        files::write(&path, Existing::Keep, |file| file.write_all(&content))?;
+        files::write(&path, existing, |file| file.write_all(&content))?;
         if is_new {
             self.write_head(&line)?;
         }
