@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::chain::Chain;
@@ -142,7 +141,7 @@ impl<'a> Log<'a> {
 
     fn lock(&self) -> Result<File, AuditError> {
         let path = self.folder.join(LOCK);
-        Ok(files::lock(&path, FlockOperation::LockExclusive)?)
+        Ok(files::lock(&path)?)
     }
 
     fn write_head(&self, line: &[u8]) -> Result<(), AuditError> {

@@ -292,6 +292,29 @@ fn test_anchor_shows_a_vm_log_that_was_replaced_by_an_older_one_with_its_head() 
 }
 
 #[test]
+fn test_lock_that_somebody_keeps_is_not_waited_for_for_ever() {
+    let place = Place::new();
+    let head = place.write(&["A"]);
+    let kept = fs::File::open(place.folder().join(layout::LOCK)).expect("opened");
+    kept.lock().expect("locked");
+    let is_busy = |error: AuditError| matches!(error, AuditError::File(FileError::Busy(_)));
+
+    std::thread::scope(|scope| {
+        let append = scope.spawn(|| place.log().append(&[record("B")]).expect_err("busy"));
+        let close = scope.spawn(|| place.log().close(&head).expect_err("busy"));
+        let check = scope.spawn(|| verify(&place.folder(), &place.key, None).expect_err("busy"));
+        for waiting in [append, close, check] {
+            assert!(is_busy(waiting.join().expect("it ends")));
+        }
+    });
+
+    assert_eq!(place.names(), ["A"]);
+    drop(kept);
+    place.write(&["B"]);
+    assert_eq!(place.names(), ["A", "B"]);
+}
+
+#[test]
 fn test_reader_waits_for_the_rest_of_a_line() {
     let place = Place::new();
     place.write(&["A"]);
