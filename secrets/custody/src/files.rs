@@ -4,13 +4,20 @@
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
+
+/// How long a lock is waited for: those who have one write a few kilobytes, and wait for the disk.
+pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// How often it is asked for: often enough to get it from those who take it again and again.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a file is not used.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +44,12 @@ pub enum FileError {
         /// Most bytes.
         limit: u64,
     },
+    /// Another process keeps it.
+    #[error(
+        "{0:?} is busy: another process has had its lock for {wait} seconds; end that one (`fuser` names it), or try again",
+        wait = LOCK_WAIT.as_secs()
+    )]
+    Busy(PathBuf),
     /// A system call failed.
     #[error("cannot {action} {path:?}")]
     System {
@@ -99,17 +112,39 @@ pub(crate) fn open_for_appending(path: &Path, limit: u64) -> Result<File, FileEr
 /// Takes the lock that this private file is, made if need be; it is given back when the file is dropped.
 ///
 /// # Errors
-/// As [`open`].
-pub(crate) fn lock(path: &Path, operation: FlockOperation) -> Result<File, FileError> {
+/// As [`open`], and [`FileError::Busy`].
+pub(crate) fn lock(path: &Path) -> Result<File, FileError> {
     let file = open_with(
         path,
         OFlags::RDWR | OFlags::CREATE,
         Access::Private,
         u64::MAX,
     )?;
-    rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation))
-        .map_err(FileError::system("lock", path))?;
+    wait_for_lock(&file, FlockOperation::NonBlockingLockExclusive, path)?;
     Ok(file)
+}
+
+/// Asks for a lock, by an operation that does not block, until it is there. Waiting is bounded: a process that is
+/// stopped, or whoever keeps the lock on purpose, would stop all others, and those that block signals for good.
+///
+/// # Errors
+/// [`FileError::Busy`] after [`LOCK_WAIT`], or [`FileError::System`].
+pub(crate) fn wait_for_lock(
+    file: impl AsFd,
+    operation: FlockOperation,
+    path: &Path,
+) -> Result<(), FileError> {
+    let begin = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, operation) {
+            Err(Errno::WOULDBLOCK) if begin.elapsed() >= LOCK_WAIT => {
+                return Err(FileError::Busy(path.to_owned()));
+            }
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::INTR) => {}
+            other => return other.map_err(FileError::system("lock", path)),
+        }
+    }
 }
 
 fn open_with(path: &Path, flags: OFlags, access: Access, limit: u64) -> Result<File, FileError> {
@@ -293,8 +328,7 @@ pub(crate) fn write(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(above, flags, Mode::empty())
         .map_err(FileError::system("open the folder", above))?;
-    rustix::fs::flock(&folder, FlockOperation::LockExclusive)
-        .map_err(FileError::system("lock the folder", above))?;
+    wait_for_lock(&folder, FlockOperation::NonBlockingLockExclusive, above)?;
     let mut temporary = OsString::from(name);
     temporary.push(".new");
     let write = || -> io::Result<()> {

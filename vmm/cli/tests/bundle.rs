@@ -52,6 +52,7 @@ impl User {
         let mut child = command
             .env_clear()
             .env("CACHOT_CONFIG", self.path("config.yaml"))
+            .env("CACHOT_STATE", self.path("state"))
             .env("TOKEN", "token-7c1d")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -121,6 +122,41 @@ fn test_bundle_is_made_shown_and_never_revealed_unasked() {
         .expect("there")
         .permissions();
     assert_eq!(mode.mode() & 0o777, 0o600);
+}
+
+#[test]
+fn test_values_are_shown_only_once_that_is_recorded() {
+    let user = User::new();
+    let text_of_bundle =
+        "env: {A: a-7c1d}\ngit: {username: me, token: t-7c1d}\nssh: {keys: {my-ci: {key: k-7c1d}}}";
+    user.ok(&["bundle", "encrypt", "some", "-"], text_of_bundle);
+    user.ok(&["bundle", "show", "some"], "");
+    assert!(!user.path("state").exists(), "nothing was shown");
+
+    let show = ["bundle", "show", "some", "--reveal", "--yes"];
+    assert_eq!(user.ok(&show, "").matches(MARK).count(), 3);
+
+    let log = user.ok(&["secret", "audit"], "");
+    let id = rustix::process::getuid().as_raw();
+    let mut names: Vec<_> = log
+        .lines()
+        .map(|line| {
+            let (_, rest) = line.split_once(' ').expect("a time");
+            let (name, rest) = rest.split_once(' ').expect("a name");
+            assert_eq!(rest, format!("export allow user={id} source=bundle"));
+            name
+        })
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["A", "GIT_TOKEN", "SSH_KEY_MY_CI"]);
+    assert!(!log.contains(MARK));
+
+    user.set_mode("state/audit/log.jsonl", 0o644);
+    let refused = user.cachot(&show, b"");
+    assert_eq!(refused.status.code(), Some(125));
+    assert!(refused.stdout.is_empty(), "{}", text(&refused.stdout));
+    let error = text(&refused.stderr);
+    assert!(error.contains("cannot be recorded"), "{error}");
 }
 
 #[test]

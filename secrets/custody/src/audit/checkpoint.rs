@@ -12,7 +12,7 @@ pub trait Signer: Send + Sync {
     /// The Ed25519 public key.
     fn key(&self) -> [u8; 32];
 
-    /// Signs.
+    /// Signs: of the same message always the same signature (RFC 8032).
     fn sign(&self, message: &[u8]) -> [u8; 64];
 }
 
@@ -68,4 +68,14 @@ pub(super) fn check(
         &message(log, before),
         &checkpoint.signature,
     )
+}
+
+/// Whether this signer has made the checkpoint that follows `before`.
+pub(super) fn is_own(
+    checkpoint: &Checkpoint,
+    log: LogId,
+    before: Chain,
+    signer: &dyn Signer,
+) -> bool {
+    checkpoint.key == signer.key() && checkpoint.signature == signer.sign(&message(log, before))
 }

@@ -1,6 +1,6 @@
 //! Why nothing could be recorded, or read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::files::FileError;
 
@@ -20,6 +20,17 @@ pub enum AuditError {
         /// What is wrong.
         why: &'static str,
     },
+    /// The log is another host's, or the host's key was exchanged.
+    #[error(
+        "the audit log {path:?} was signed last by the key {key}, which is not this host's: put the file host-key back \
+         that it was signed with, or move the log's folder away to begin a new one"
+    )]
+    OtherKey {
+        /// The file.
+        path: PathBuf,
+        /// Public key, in hexadecimal digits.
+        key: String,
+    },
     /// There is no log.
     #[error("there is no audit log {0:?}: nothing was recorded there yet")]
     NoLog(PathBuf),
@@ -32,4 +43,11 @@ pub enum AuditError {
     /// A record is not plain data; never happens.
     #[error("cannot describe what is to be recorded")]
     Describe(#[source] serde_json::Error),
+}
+
+pub(super) fn damaged(path: &Path, why: &'static str) -> AuditError {
+    AuditError::Damaged {
+        path: path.to_owned(),
+        why,
+    }
 }

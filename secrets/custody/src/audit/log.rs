@@ -2,26 +2,23 @@
 //! is asked for.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::chain::Chain;
 use super::checkpoint::{self, Signer};
-use super::error::AuditError;
-use super::layout::{self, CURRENT, HEAD, LOCK, MAX_FILE, ROTATE_AT};
+use super::error::{AuditError, damaged};
+use super::layout::{self, CURRENT, HEAD, LOCK, ROTATE_AT};
 use super::line::{Anchor, Body, FORMAT, Line, LogId, MAX_LINE, Opening, Recovered, TORN_MARK};
 use super::record::Record;
+use super::tail::{Current, open};
 use crate::files::{self, Access, Existing, FileError};
 
-/// Most entries of a batch: more than a VM has secrets, and a batch fits between [`ROTATE_AT`] and [`MAX_FILE`].
+/// Most entries of a batch: more than a VM has secrets, and a batch fits between [`ROTATE_AT`] and
+/// [`MAX_FILE`](layout::MAX_FILE).
 const MAX_BATCH: usize = 4096;
-
-/// Lines that a log has when it is made: the first one and a checkpoint.
-const FIRST_LINES: u64 = 2;
 
 /// What is written to a log.
 #[derive(Debug, Clone)]
@@ -71,30 +68,6 @@ pub struct Log<'a> {
     signer: &'a dyn Signer,
     /// Length at which the next file is begun.
     rotate_at: u64,
-}
-
-/// The file that grows, and its end.
-struct Current {
-    file: File,
-    length: u64,
-    opening: Opening,
-    tail: Tail,
-}
-
-/// The end of a file.
-struct Tail {
-    chain: Chain,
-    last: Line,
-    bytes: Vec<u8>,
-    /// What follows the last line feed.
-    fragment: Vec<u8>,
-}
-
-impl Tail {
-    /// Whether the last writer was not interrupted.
-    fn is_whole(&self) -> bool {
-        self.fragment.is_empty() && matches!(self.last.body, Body::Checkpoint(_))
-    }
 }
 
 impl<'a> Log<'a> {
@@ -168,7 +141,7 @@ impl<'a> Log<'a> {
 
     fn lock(&self) -> Result<File, AuditError> {
         let path = self.folder.join(LOCK);
-        Ok(files::lock(&path, FlockOperation::LockExclusive)?)
+        Ok(files::lock(&path)?)
     }
 
     fn write_head(&self, line: &[u8]) -> Result<(), AuditError> {
@@ -190,11 +163,16 @@ impl<'a> Log<'a> {
         let number = layout::next_number(&self.folder, &full)?;
         let current = match open(&path) {
             Err(AuditError::File(FileError::Absent(_))) => {
-                return self.begin(number, self.last_full(number)?);
+                return self.begin(number, self.last_full(number)?, Existing::Keep);
             }
             other => other?,
         };
-        self.check(&path, &current, number)?;
+        self.check_place(&path, &current.opening, number)?;
+        if number == 1 && current.is_new && self.read_head()?.is_none() {
+            // Whoever made the log was killed before it was done, or somebody has cut it to this: another id tells.
+            return self.begin(number, None, Existing::Replace);
+        }
+        self.check_end(&path, &current)?;
         if current.length < self.rotate_at || !current.tail.is_whole() {
             return Ok(current);
         }
@@ -208,6 +186,7 @@ impl<'a> Log<'a> {
         self.begin(
             layout::next_number(&self.folder, &full)?,
             Some((current.opening.id, current.tail.chain)),
+            Existing::Keep,
         )
     }
 
@@ -219,16 +198,16 @@ impl<'a> Log<'a> {
         };
         let path = layout::full(&self.folder, last);
         let current = open(&path)?;
-        self.check(&path, &current, last)?;
+        self.check_place(&path, &current.opening, last)?;
+        self.check_end(&path, &current)?;
         if !current.tail.is_whole() {
             return Err(damaged(&path, "is full and does not end with a checkpoint"));
         }
         Ok(Some((current.opening.id, current.tail.chain)))
     }
 
-    /// Refuses to go on with a log that is not this one, or that lines were cut off from.
-    fn check(&self, path: &Path, current: &Current, number: u64) -> Result<(), AuditError> {
-        let opening = &current.opening;
+    /// Refuses to go on with a file that is not this one of this log.
+    fn check_place(&self, path: &Path, opening: &Opening, number: u64) -> Result<(), AuditError> {
         if opening.format != FORMAT {
             return Err(damaged(path, "was written by a later version of cachot"));
         }
@@ -238,23 +217,43 @@ impl<'a> Log<'a> {
                 "is of another place in this log, or of another log",
             ));
         }
-        let end = current.tail.chain.seq;
-        match self.read_head()? {
-            // Whoever made the log was killed before it was done.
-            None if end <= FIRST_LINES => self.write_head(&current.tail.bytes),
-            None => Err(damaged(path, "has lost its head, the file log.head")),
-            Some((_, head, bytes)) => {
-                let gone = head.seq > end || (head.seq == end && bytes != current.tail.bytes);
-                match gone {
-                    true => Err(damaged(path, "has lost lines that there were")),
-                    false => Ok(()),
-                }
-            }
+        Ok(())
+    }
+
+    /// Refuses to go on with a log that this host has not signed, or that lines were cut off from. Only what is signed
+    /// counts: whoever can write to the file can put as many lines behind as were cut off.
+    fn check_end(&self, path: &Path, current: &Current) -> Result<(), AuditError> {
+        let newest = &current.tail.signed;
+        if newest.checkpoint.key != self.signer.key() {
+            return Err(AuditError::OtherKey {
+                path: path.to_owned(),
+                key: hex::encode(newest.checkpoint.key),
+            });
+        }
+        let log = current.opening.id;
+        if !checkpoint::is_own(&newest.checkpoint, log, newest.before, self.signer) {
+            return Err(damaged(
+                path,
+                "has a last checkpoint that this host has not signed",
+            ));
+        }
+        let Some((_, head, bytes)) = self.read_head()? else {
+            return Err(damaged(path, "has lost its head, the file log.head"));
+        };
+        let end = newest.chain.seq;
+        match head.seq > end || (head.seq == end && bytes != newest.bytes) {
+            true => Err(damaged(path, "has lost lines that there were")),
+            false => Ok(()),
         }
     }
 
     /// Begins a file: the first one of a log, or the next one.
-    fn begin(&self, number: u64, before: Option<(LogId, Chain)>) -> Result<Current, AuditError> {
+    fn begin(
+        &self,
+        number: u64,
+        before: Option<(LogId, Chain)>,
+        existing: Existing,
+    ) -> Result<Current, AuditError> {
         let path = self.folder.join(CURRENT);
         let is_new = before.is_none();
         let (id, mut chain) = match before {
@@ -276,7 +275,7 @@ impl<'a> Log<'a> {
         };
         chain.push(Body::Log(opening), &mut content)?;
         let line = checkpoint::push(&mut chain, id, self.signer, &mut content)?;
-        files::write(&path, Existing::Keep, |file| file.write_all(&content))?;
+        files::write(&path, existing, |file| file.write_all(&content))?;
         if is_new {
             self.write_head(&line)?;
         }
@@ -338,55 +337,4 @@ fn random_id() -> rustix::io::Result<LogId> {
     let mut bytes = [0; 16];
     getrandom(&mut bytes, GetRandomFlags::empty())?;
     Ok(LogId(bytes))
-}
-
-fn damaged(path: &Path, why: &'static str) -> AuditError {
-    AuditError::Damaged {
-        path: path.to_owned(),
-        why,
-    }
-}
-
-/// Opens a file and reads its first line and its end.
-fn open(path: &Path) -> Result<Current, AuditError> {
-    let file = files::open_for_appending(path, MAX_FILE)?;
-    let failed = || FileError::system::<io::Error>("read", path);
-    let length = file.metadata().map_err(failed())?.len();
-    let at_most = |bytes: usize| usize::try_from(length).unwrap_or(usize::MAX).min(bytes);
-
-    // A line and its line feed; from the end a line, its line feed, and part of another one.
-    let mut start = vec![0; at_most(MAX_LINE + 1)];
-    file.read_exact_at(&mut start, 0).map_err(failed())?;
-    let mut end = vec![0; at_most(2 * MAX_LINE + 2)];
-    let end_at = length - end.len() as u64;
-    file.read_exact_at(&mut end, end_at).map_err(failed())?;
-
-    let first = start.split(|byte| *byte == b'\n').next();
-    let opening = match first.and_then(Line::parse).map(|line| line.body) {
-        Some(Body::Log(opening)) => opening,
-        _ => return Err(damaged(path, "does not begin as a log does")),
-    };
-    let tail = tail(&end).ok_or_else(|| damaged(path, "does not end as a log does"))?;
-    Ok(Current {
-        file,
-        length,
-        opening,
-        tail,
-    })
-}
-
-/// The end of a file; `None` if that is no line, with or without part of another one.
-fn tail(end: &[u8]) -> Option<Tail> {
-    let last_feed = end.iter().rposition(|byte| *byte == b'\n')?;
-    let fragment = &end[last_feed + 1..];
-    let lines = &end[..last_feed];
-    let begin = lines.iter().rposition(|byte| *byte == b'\n');
-    let bytes = &lines[begin.map_or(0, |feed| feed + 1)..];
-    let last = Line::parse(bytes)?;
-    (fragment.len() <= MAX_LINE).then(|| Tail {
-        chain: Chain::after(&last, bytes),
-        last,
-        bytes: bytes.to_vec(),
-        fragment: fragment.to_vec(),
-    })
 }

@@ -20,6 +20,7 @@ mod log;
 mod read;
 mod record;
 mod report;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;

@@ -63,8 +63,7 @@ impl Snapshot {
         // A copy of a log, or one on a read-only disk, has no writers to wait for.
         let held = match files::open(&lock, Access::Private, u64::MAX) {
             Ok(file) => {
-                rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockShared))
-                    .map_err(FileError::system("lock", &lock))?;
+                files::wait_for_lock(&file, FlockOperation::NonBlockingLockShared, &lock)?;
                 Some(file)
             }
             Err(_) => None,

@@ -8,8 +8,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
-
 use super::age::encrypt;
 use super::document::{Document, DocumentError, Field, KeyName};
 use super::lookup::{Bundles, Format, MAX_FILE_LEN};
@@ -104,7 +102,7 @@ impl Bundles {
     fn lock(&self) -> Result<File, BundleError> {
         files::trusted_folder(&self.folder)?;
         let path = self.folder.join(LOCK);
-        Ok(files::lock(&path, FlockOperation::LockExclusive)?)
+        Ok(files::lock(&path)?)
     }
 
     /// Encrypts a bundle to these keys and to no other.

@@ -14,7 +14,10 @@ Examples:
   cachot bundle show default
   cachot bundle show default --reveal               asks before it prints values
 
-Exit codes: 0; 1 if the question was not answered with yes; 125 if the bundle cannot be read or the command line is wrong.";
+That values are shown is written to the host's audit log first (`cachot secret audit`); if it cannot be, none are.
+
+Exit codes: 0; 1 if the question was not answered with yes; 125 if the bundle cannot be read, if it cannot be recorded that
+values are shown, or if the command line is wrong.";
 
 const VALIDATE_EXAMPLES: &str = "\
 Examples:
@@ -96,7 +99,7 @@ pub struct ShowArgs {
     /// Name of the bundle
     pub name: BundleName,
 
-    /// Print the values too
+    /// Print the values too; the audit log says so
     #[arg(long)]
     pub reveal: bool,
 

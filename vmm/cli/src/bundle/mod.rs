@@ -13,6 +13,7 @@ use cachot_custody::bundle::{
 use cachot_secrets::NameError;
 
 use crate::args::{BundleCommand, GitPart, PlaceArgs};
+use crate::audit::RecordError;
 use crate::input::InputError;
 use crate::settings;
 use crate::text::count;
@@ -50,6 +51,9 @@ pub enum BundleCommandError {
         /// Why.
         error: RecipientError,
     },
+    /// That values are shown cannot be recorded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// Printing failed.
     #[error("cannot print")]
     Output(#[from] io::Error),
@@ -142,7 +146,6 @@ pub fn run(command: &BundleCommand, output: &mut impl Write) -> Result<bool, Bun
     }
 }
 
-/// The bundles that the settings and these options choose.
 /// The bundles that the command line, else the settings, speak of.
 pub fn bundles(place: &PlaceArgs) -> Bundles {
     let chosen = settings::bundles();

@@ -2,14 +2,21 @@
 
 use std::io::Write;
 
-use cachot_custody::bundle::Opened;
+use cachot_custody::UserId;
+use cachot_custody::audit::Access;
+use cachot_custody::bundle::{Field, Opened};
+use cachot_secrets::Origin;
 
 use super::{BundleCommandError, bundles};
 use crate::args::ShowArgs;
+use crate::audit::{self, RecordError, Use};
 use crate::input;
 use crate::text::{count, table, word};
 
-/// Lists the fields of a bundle.
+/// Scheme of the references that have what is in bundles.
+const SCHEME: &str = "bundle";
+
+/// Lists the fields of a bundle; its secrets only once it is recorded that they are shown.
 ///
 /// # Errors
 /// See [`BundleCommandError`].
@@ -17,6 +24,9 @@ pub fn show(args: &ShowArgs, output: &mut impl Write) -> Result<(), BundleComman
     let opened = bundles(&args.place).open(&args.name)?;
     if args.reveal && !args.yes {
         confirm(&opened)?;
+    }
+    if args.reveal {
+        record(&opened)?;
     }
     let mut rows = vec![["FIELD", "BYTES", "VALUE"].map(str::to_owned)];
     for (key, text) in opened.document.metadata() {
@@ -40,8 +50,21 @@ pub fn show(args: &ShowArgs, output: &mut impl Write) -> Result<(), BundleComman
 }
 
 fn confirm(opened: &Opened) -> Result<(), BundleCommandError> {
-    let fields = opened.document.fields();
-    let secrets = fields.iter().filter(|field| field.is_secret()).count();
-    let question = format!("Print the values of {}?", count(secrets as u64, "secret"));
+    let secrets = secrets(opened).count() as u64;
+    let question = format!("Print the values of {}?", count(secrets, "secret"));
     Ok(input::confirm(&question)?)
+}
+
+fn record(opened: &Opened) -> Result<(), RecordError> {
+    let uses = secrets(opened).map(|field| Use {
+        name: field.secret_name().and_then(|name| name.parse().ok()),
+        scheme: Some(SCHEME),
+        result: Ok(Origin::default()),
+    });
+    audit::used(Access::Export, &UserId::of_this_process(), uses, None)
+}
+
+fn secrets(opened: &Opened) -> impl Iterator<Item = Field> {
+    let fields = opened.document.fields();
+    fields.into_iter().filter(Field::is_secret)
 }

@@ -171,15 +171,52 @@ fn test_log_that_lost_what_was_written_and_not_closed_is_gone_on_with() {
 }
 
 #[test]
-fn test_writer_that_is_killed_while_it_makes_a_log_is_followed_by_the_next_one() {
+fn test_log_of_which_only_its_beginning_is_left_is_begun_again_under_another_id() {
     let place = Place::new();
-    place.log().append(&[]).expect("made");
+    // Whether its maker was killed, or somebody has cut off what was recorded.
+    place.write(&["A"]);
     let made = fs::read_to_string(place.current()).expect("text");
     let first: Vec<_> = made.split_inclusive('\n').take(2).collect();
     fs::write(place.current(), first.concat()).expect("written");
     fs::remove_file(place.head()).expect("removed");
+    let before = place.verify();
+    assert_eq!(flaws(&before), [Flaw::NoHead]);
+
+    place.write(&["B"]);
+
+    let report = place.verify();
+    assert!(report.is_good() && report.notes.is_empty(), "{report:?}");
+    assert_ne!(report.log.expect("an id"), before.log.expect("an id"));
+    assert_eq!(place.names(), ["B"]);
+}
+
+#[test]
+fn test_log_without_head_is_not_begun_again_unless_it_is_as_it_was_made() {
+    let place = Place::new();
     place.write(&["A"]);
-    assert!(place.verify().is_good());
+    let made = fs::read_to_string(place.current()).expect("text");
+    let lines: Vec<_> = made.split_inclusive('\n').collect();
+    fs::remove_file(place.head()).expect("removed");
+    for content in [
+        lines[..1].concat(),
+        lines[..3].concat(),
+        lines[..2].concat() + "{",
+        // As if its last line were its second.
+        made.clone() + lines[1],
+        lines[..2].concat() + lines[1],
+    ] {
+        fs::write(place.current(), &content).expect("written");
+        let refused = place.log().append(&[record("B")]);
+        assert!(
+            matches!(refused, Err(AuditError::Damaged { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(fs::read_to_string(place.current()).expect("text"), content);
+    }
+    // Nor is one whose first files are full.
+    fs::write(layout::full(&place.folder(), 1), &made).expect("written");
+    fs::write(place.current(), lines[..2].concat()).expect("written");
+    assert!(place.log().append(&[record("B")]).is_err());
 }
 
 #[test]
@@ -252,6 +289,29 @@ fn test_anchor_shows_a_vm_log_that_was_replaced_by_an_older_one_with_its_head() 
 
     assert!(vm.verify().is_good(), "it is good in itself");
     assert!(matches!(flaws(&check())[..], [Flaw::BehindAnchor(_)]));
+}
+
+#[test]
+fn test_lock_that_somebody_keeps_is_not_waited_for_for_ever() {
+    let place = Place::new();
+    let head = place.write(&["A"]);
+    let kept = fs::File::open(place.folder().join(layout::LOCK)).expect("opened");
+    kept.lock().expect("locked");
+    let is_busy = |error: AuditError| matches!(error, AuditError::File(FileError::Busy(_)));
+
+    std::thread::scope(|scope| {
+        let append = scope.spawn(|| place.log().append(&[record("B")]).expect_err("busy"));
+        let close = scope.spawn(|| place.log().close(&head).expect_err("busy"));
+        let check = scope.spawn(|| verify(&place.folder(), &place.key, None).expect_err("busy"));
+        for waiting in [append, close, check] {
+            assert!(is_busy(waiting.join().expect("it ends")));
+        }
+    });
+
+    assert_eq!(place.names(), ["A"]);
+    drop(kept);
+    place.write(&["B"]);
+    assert_eq!(place.names(), ["A", "B"]);
 }
 
 #[test]

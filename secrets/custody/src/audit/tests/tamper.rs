@@ -318,6 +318,110 @@ fn test_lines_that_nobody_signed_are_never_signed_later_without_a_word() {
     assert_eq!(flaws(&place.verify()), [Flaw::NotALine]);
 }
 
+/// A log without its last lines, and as many others behind it as were cut off and one more, chained and not signed.
+fn cut_and_continued(place: &Place, more: usize) -> Vec<u8> {
+    let last_line = |content: &[u8]| {
+        let lines = content.strip_suffix(b"\n").expect("whole lines");
+        let last = lines.rsplit(|byte| *byte == b'\n').next();
+        last.expect("a line").to_vec()
+    };
+    place.write(&["A"]);
+    let mut content = fs::read(place.current()).expect("read");
+    place.write(&["B", "C"]);
+    let last = last_line(&content);
+    let mut chain = chain::Chain::after(&line::Line::parse(&last).expect("a line"), &last);
+    for _ in 0..more {
+        let Entry::Record(forged) = record("FORGED") else {
+            unreachable!("a record");
+        };
+        chain
+            .push(line::Body::Secret(forged), &mut content)
+            .expect("a line");
+    }
+    content
+}
+
+#[test]
+fn test_log_that_was_cut_and_continued_without_the_key_is_not_gone_on_with() {
+    // 300 lines are more than what is read first of a file.
+    for more in [1, 4, 300] {
+        let place = Place::new();
+        let content = cut_and_continued(&place, more);
+        let whole = fs::read(place.current()).expect("read");
+        put(&place.current(), &content);
+
+        let refused = place.log().append(&[record("D")]);
+
+        assert!(
+            matches!(refused, Err(AuditError::Damaged { .. })),
+            "{more}: {refused:?}"
+        );
+        assert_eq!(fs::read(place.current()).expect("read"), content);
+        assert!(matches!(flaws(&place.verify())[..], [Flaw::BehindHead(_)]));
+        // Control: what was not cut is gone on with, whatever is behind it.
+        put(&place.current(), &whole);
+        place.write(&["D"]);
+        assert_eq!(place.names(), ["A", "B", "C", "D"]);
+    }
+}
+
+#[test]
+fn test_log_that_was_cut_and_ends_with_a_checkpoint_that_nobody_signed_is_not_gone_on_with() {
+    let place = Place::new();
+    let content = cut_and_continued(&place, 4);
+    for key in [place.key.key(), Key::new(2).key()] {
+        let mut content = content.clone();
+        let lines = content.strip_suffix(b"\n").expect("whole lines");
+        let last = lines.rsplit(|byte| *byte == b'\n').next().expect("a line");
+        let mut chain = chain::Chain::after(&line::Line::parse(last).expect("a line"), last);
+        let forged = line::Checkpoint {
+            key,
+            signature: [7; 64],
+        };
+        chain
+            .push(line::Body::Checkpoint(forged), &mut content)
+            .expect("a line");
+        put(&place.current(), &content);
+
+        match place.log().append(&[record("D")]) {
+            Err(AuditError::Damaged { .. }) if key == place.key.key() => {}
+            Err(AuditError::OtherKey { .. }) if key != place.key.key() => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn test_lines_of_an_interrupted_writer_of_any_number_are_gone_on_with() {
+    let place = Place::new();
+    place.write(&["A"]);
+    let many: Vec<_> = (0..400)
+        .map(|number| record(&format!("N{number}")))
+        .collect();
+    place.log().append(&many).expect("written");
+    let content = fs::read(place.current()).expect("read");
+    let end = content.len() - 100;
+    put(&place.current(), &content[..end]);
+
+    place.write(&["B"]);
+
+    let report = place.verify();
+    assert!(report.is_good(), "{report:?}");
+    assert_eq!(place.names().len(), 402);
+}
+
+#[test]
+fn test_log_that_another_key_has_signed_is_not_gone_on_with() {
+    let place = Place::new();
+    place.write(&["A"]);
+    let other = Key::new(2);
+    let log = Log::new(&place.folder(), None, &other);
+    let refused = log.append(&[record("B")]);
+    let text = refused.expect_err("refused").to_string();
+    assert!(text.contains(&hex::encode(place.key.key())), "{text}");
+    place.write(&["B"]);
+}
+
 #[test]
 fn test_report_of_a_log_of_nonsense_is_bounded() {
     let place = Place::new();
