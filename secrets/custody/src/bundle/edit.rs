@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use super::age::encrypt;
+use super::age::{Readers, encrypt};
 use super::document::{Document, DocumentError, Field, KeyName};
 use super::lookup::{Bundles, Format, MAX_FILE_LEN};
 use super::node::{Entries, Node, SecretText};
@@ -47,6 +47,12 @@ pub enum EditError {
         /// Those of the file.
         found: usize,
     },
+    /// It is encrypted to others than X25519 keys.
+    #[error(
+        "it is encrypted to {0} recipients that are not keys of age-keygen (of ssh, of a plugin), to which cachot encrypts \
+         nothing: change it with `age`, or leave them out with `cachot bundle reencrypt`"
+    )]
+    OtherRecipients(usize),
     /// No recipient.
     #[error("nobody is to read it: name a recipient")]
     NoRecipients,
@@ -140,17 +146,20 @@ impl Bundles {
         let _turn = self.lock()?;
         let opened = self.open(name)?;
         let failed = |error| edit_error(&opened.path, error);
-        let Some((reader, found)) = opened.readers else {
+        let Some(Readers { own, keys, others }) = opened.readers else {
             return Err(failed(EditError::NotAge));
         };
+        if others > 0 {
+            return Err(failed(EditError::OtherRecipients(others)));
+        }
         let mut document = opened.document;
         let recipients = match document.recipients() {
-            None if found == 1 => vec![reader],
-            None => return Err(failed(EditError::RecipientsUnknown(found))),
-            Some(named) if named.len() == found => named,
+            None if keys == 1 => vec![own],
+            None => return Err(failed(EditError::RecipientsUnknown(keys))),
+            Some(named) if named.len() == keys => named,
             Some(named) => {
                 let named = named.len();
-                return Err(failed(EditError::RecipientsDiffer { named, found }));
+                return Err(failed(EditError::RecipientsDiffer { named, found: keys }));
             }
         };
         change(&mut document).map_err(failed)?;

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::age::{self, AgeError};
+use super::age::{self, AgeError, Readers};
 use super::external;
 use super::read::{read, read_json};
 use super::sops::{self, SopsError};
 use super::{BundleError, BundleName, Document, DocumentError};
 use crate::files::{self, Access, FileError};
-use crate::identities::{Identities, Recipient};
+use crate::identities::Identities;
 
 /// Most bytes of a bundle's file: base64 and the frame of sops around each value make it no more than four times
 /// [`super::MAX_TEXT_LEN`].
@@ -97,8 +97,8 @@ pub struct Opened {
     pub path: PathBuf,
     /// How it is encrypted.
     pub format: Format,
-    /// Of an age file: the public key of whoever has read it, and how many can.
-    pub readers: Option<(Recipient, usize)>,
+    /// Of an age file: who can read it.
+    pub readers: Option<Readers>,
     /// How many values whoever can write the file can change: neither encrypted nor covered by the MAC of sops.
     pub unauthenticated: usize,
 }
@@ -167,7 +167,7 @@ impl Bundles {
             Format::Age => {
                 let opened = self.decrypt(&path, stored)?;
                 let document = Document::parse(&opened.plain).map_err(of_document)?;
-                (document, Some((opened.reader, opened.recipients)))
+                (document, Some(opened.readers))
             }
             Format::SopsYaml | Format::SopsJson if self.sops.is_some() => {
                 (self.ask_sops(&path)?, None)

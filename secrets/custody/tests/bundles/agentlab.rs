@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use cachot_custody::bundle::{BundleError, Document, EditError, Field, Format};
+use cachot_custody::bundle::{BundleError, Document, EditError, Field, Format, Identities};
 use cachot_custody::schemes::Bundle;
 use cachot_secrets::Scheme;
 
@@ -257,7 +257,7 @@ fn test_agentlab_edit_locks_nobody_out() {
     ));
 
     let several = Folder::with_key("several.key");
-    let recipients = cachot_custody::bundle::Identities::load(&several.path("age.key"))
+    let recipients = Identities::load(&several.path("age.key"))
         .expect("keys")
         .recipients();
     bundles
@@ -268,6 +268,45 @@ fn test_agentlab_edit_locks_nobody_out() {
     folder.add("other.key", "age.key");
     let document = bundles.open(&name("default")).expect("read").document;
     assert!(document.value(&field("env.NEW")).is_some());
+}
+
+/// A public key of ssh, for which the `age` command encrypts as well.
+const SSH_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAgNdEZVFBxZoKjC0HNoA6Dpj6yhNDinGk3qz7SHHL+1";
+
+#[test]
+fn test_agentlab_edit_drops_no_recipient_that_is_not_a_key_of_age() {
+    let folder = Folder::with_key("mine.key");
+    let bundles = folder.bundles();
+    let own = Identities::load(&bundles.key).expect("keys").recipients();
+    let status = Command::new("age")
+        .args(["-r", &own[0].to_string(), "-r", SSH_KEY, "-o"])
+        .args([folder.path("default.age"), fixture("default.yaml")])
+        .status();
+    assert!(status.expect("the age command").success());
+    let before = fs::read(folder.path("default.age")).expect("read");
+    let edit = || {
+        bundles.edit(&name("default"), |document| {
+            document.set(&field("env.NEW"), "new-value".into());
+            Ok(())
+        })
+    };
+
+    let refused = edit().expect_err("refused");
+
+    assert!(matches!(
+        refused,
+        BundleError::Edit {
+            error: EditError::OtherRecipients(1),
+            ..
+        }
+    ));
+    assert_eq!(fs::read(folder.path("default.age")).expect("read"), before);
+    // What is asked for by name is done, and what our own writer puts in at random is no recipient.
+    bundles.reencrypt(&name("default"), &own).expect("written");
+    for _ in 0..20 {
+        edit().expect("changed");
+    }
 }
 
 #[test]
