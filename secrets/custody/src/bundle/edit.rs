@@ -32,21 +32,12 @@ pub enum EditError {
         "it is not an age file, and only those are changed: use `sops edit` for one of sops, and an editor for plaintext"
     )]
     NotAge,
-    /// It is not known for whom to encrypt it again.
+    /// It is not known for whom to encrypt it again: it names no keys, another number of them, or not the one that opens it.
     #[error(
-        "it is encrypted to {0} keys and does not say to which: name all of them once with `cachot bundle reencrypt`"
+        "it is encrypted to {0} keys and does not say, or not rightly, to which: name all of them once with \
+         `cachot bundle reencrypt`"
     )]
     RecipientsUnknown(usize),
-    /// What it says of its keys is not so.
-    #[error(
-        "it names {named} public keys but is encrypted to {found}: name all of them with `cachot bundle reencrypt`"
-    )]
-    RecipientsDiffer {
-        /// Those in its metadata.
-        named: usize,
-        /// Those of the file.
-        found: usize,
-    },
     /// It is encrypted to others than X25519 keys.
     #[error(
         "it is encrypted to {0} recipients that are not keys of age-keygen (of ssh, of a plugin), to which cachot encrypts \
@@ -155,12 +146,8 @@ impl Bundles {
         let mut document = opened.document;
         let recipients = match document.recipients() {
             None if keys == 1 => vec![own],
-            None => return Err(failed(EditError::RecipientsUnknown(keys))),
-            Some(named) if named.len() == keys => named,
-            Some(named) => {
-                let named = named.len();
-                return Err(failed(EditError::RecipientsDiffer { named, found: keys }));
-            }
+            Some(named) if named.len() == keys && named.contains(&own) => named,
+            _ => return Err(failed(EditError::RecipientsUnknown(keys))),
         };
         change(&mut document).map_err(failed)?;
         self.write(name, document, recipients, Existing::Replace)
@@ -174,8 +161,7 @@ impl Bundles {
         existing: Existing,
     ) -> Result<Written, BundleError> {
         let path = self.age_path(name);
-        recipients.sort_by_key(ToString::to_string);
-        recipients.dedup();
+        distinct(&mut recipients);
         if recipients.is_empty() {
             return Err(edit_error(&path, EditError::NoRecipients));
         }
@@ -189,6 +175,12 @@ impl Bundles {
         })?;
         Ok(Written { path, recipients })
     }
+}
+
+/// Sorts keys, and leaves out those that are there already.
+fn distinct(keys: &mut Vec<Recipient>) {
+    keys.sort_by_key(ToString::to_string);
+    keys.dedup();
 }
 
 fn edit_error(path: &Path, error: EditError) -> BundleError {
@@ -318,12 +310,11 @@ impl Document {
     fn recipients(&self) -> Option<Vec<Recipient>> {
         let mut metadata = self.metadata();
         let (_, keys) = metadata.find(|(key, _)| *key == RECIPIENTS)?;
-        // What is no key counts as one less, which is noticed.
-        Some(
-            keys.split(',')
-                .filter_map(|key| key.trim().parse().ok())
-                .collect(),
-        )
+        // What is no key, or is there twice, counts as one less, which is noticed.
+        let keys = keys.split(',').filter_map(|key| key.trim().parse().ok());
+        let mut keys = keys.collect();
+        distinct(&mut keys);
+        Some(keys)
     }
 
     fn set_recipients(&mut self, recipients: &[Recipient]) {

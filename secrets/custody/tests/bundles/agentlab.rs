@@ -310,6 +310,49 @@ fn test_agentlab_edit_drops_no_recipient_that_is_not_a_key_of_age() {
 }
 
 #[test]
+fn test_agentlab_edit_believes_no_list_of_keys_that_cannot_be_the_files() {
+    let folder = Folder::with_key("mine.key");
+    folder.add("other.key", "other.key");
+    let bundles = folder.bundles();
+    let key_of = |file| {
+        let keys = Identities::load(&folder.path(file)).expect("keys");
+        keys.recipients()[0].to_string()
+    };
+    let (own, other) = (key_of("age.key"), key_of("other.key"));
+    let edit = |readers: &[&String], named: String| {
+        let text = format!("metadata: {{age_recipients: '{named}'}}\n");
+        folder.put("plain", text.as_bytes());
+        let status = Command::new("age")
+            .args(readers.iter().flat_map(|key| ["-r", key.as_str()]))
+            .args([
+                "-o".into(),
+                folder.path("default.age"),
+                folder.path("plain"),
+            ])
+            .status();
+        assert!(status.expect("the age command").success());
+        bundles.edit(&name("default"), |_| Ok(()))
+    };
+
+    for (readers, named) in [
+        (&[&own, &other][..], format!("{own},{own}")),
+        (&[&own, &other], own.clone()),
+        (&[&own, &other], format!("{own},none")),
+        (&[&own], other.clone()),
+        (&[&own], format!("{own},{other}")),
+    ] {
+        let refused = edit(readers, named.clone()).expect_err("refused");
+        let BundleError::Edit { error, .. } = refused else {
+            panic!("{refused}");
+        };
+        let expected = EditError::RecipientsUnknown(readers.len());
+        assert_eq!(error, expected, "{named}");
+    }
+    let written = edit(&[&own, &other], format!("{other}, {own},{own}")).expect("changed");
+    assert_eq!(written.recipients.len(), 2);
+}
+
+#[test]
 fn test_agentlab_edit_that_fails_leaves_the_bundle_alone() {
     let folder = Folder::with_key("mine.key");
     folder.add("default.age", "default.age");
