@@ -15,7 +15,7 @@ use super::document::{Document, DocumentError, Field, KeyName};
 use super::lookup::{Bundles, Format, MAX_FILE_LEN};
 use super::node::{Entries, Node, SecretText};
 use super::{BundleError, BundleName};
-use crate::files::{self, Access, Existing};
+use crate::files::{self, Access, Existing, FileError};
 use crate::identities::{Identities, Recipient};
 
 /// Key of `metadata` that has the public keys, with commas.
@@ -90,6 +90,10 @@ impl Bundles {
             true => Existing::Replace,
             false => Existing::Keep,
         };
+        // A new age file would hide one of sops, whose name comes later.
+        if !replace && let Some(path) = self.encrypted_path(name)? {
+            return Err(FileError::Exists(path).into());
+        }
         let recipients = match recipients.is_empty() {
             true => Identities::load(&self.key)?.recipients(),
             false => recipients.to_vec(),

@@ -1,6 +1,7 @@
 //! Where bundles are, and how one is read.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::age::{self, AgeError, Readers};
@@ -108,6 +109,22 @@ impl Bundles {
     #[must_use]
     pub fn age_path(&self, name: &BundleName) -> PathBuf {
         self.folder.join(format!("{name}.age"))
+    }
+
+    /// The first path at which an encrypted bundle of this name, or anything else, is.
+    pub(super) fn encrypted_path(&self, name: &BundleName) -> Result<Option<PathBuf>, BundleError> {
+        for (extension, format) in EXTENSIONS {
+            let path = self.folder.join(format!("{name}{extension}"));
+            if format == Format::Plaintext {
+                continue;
+            }
+            match path.symlink_metadata() {
+                Ok(_) => return Ok(Some(path)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(FileError::system("look for", &path)(error).into()),
+            }
+        }
+        Ok(None)
     }
 
     /// The names of all bundles in the folder, sorted.

@@ -409,3 +409,27 @@ fn test_agentlab_encrypt_makes_a_new_bundle_and_replaces_none_unasked() {
     assert!(encrypt(false).is_err());
     encrypt(true).expect("written");
 }
+
+#[test]
+fn test_agentlab_encrypt_hides_no_bundle_of_sops_unasked() {
+    for (fixture_name, file) in [
+        ("default.sops.yaml", "new.sops.yaml"),
+        ("default.sops.yaml", "new.sops.yml"),
+        ("default.sops.json", "new.sops.json"),
+    ] {
+        let folder = Folder::with_key("mine.key");
+        folder.add(fixture_name, file);
+        folder.add("default.yaml", "plain.yaml");
+        let bundles = folder.bundles();
+        let document = Document::read_plaintext(&fixture("default.yaml")).expect("a bundle");
+        let encrypt =
+            |bundle, replace| bundles.encrypt(&name(bundle), document.clone(), &[], replace);
+
+        let refused = encrypt("new", false).expect_err("refused").to_string();
+
+        assert!(refused.contains(file), "{refused}");
+        assert!(!folder.path("new.age").exists());
+        encrypt("new", true).expect("written");
+        encrypt("plain", false).expect("plaintext is what it is made of");
+    }
+}
