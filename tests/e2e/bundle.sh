@@ -68,11 +68,21 @@ matches "all of it" '^61$' "$out"
 echo 'git: {username: ci}' >"$work/token.yaml"
 exits "a bundle with a user name" 0 cachot bundle encrypt token "$work/token.yaml"
 exits "and a token" 0 sh -c "cachot bundle set-git token token <'$values/token'"
-exits "git's question is answered" 0 cachot run --secrets-bundle token -- sh -c \
-    'echo "$GIT_ASKPASS $GIT_TERMINAL_PROMPT"; $GIT_ASKPASS "Username for x"; $GIT_ASKPASS "Password for x" | sha256sum; grep -c . "$GIT_ASKPASS"; stat -f -c %T /run'
+cat >"$work/ask" <<'S'
+echo "$GIT_ASKPASS $GIT_TERMINAL_PROMPT"
+$GIT_ASKPASS "Username for 'https://git.test': "
+$GIT_ASKPASS "Password for 'https://ci@git.test': " | sha256sum
+$GIT_ASKPASS "Password for 'http://ci@git.test': " | wc -c
+$GIT_ASKPASS "Password for 'http://ci@git.test': " || echo "refused $?"
+grep -c . "$GIT_ASKPASS"
+stat -f -c %T /run
+S
+exits "git's question is answered" 0 cachot run --secrets-bundle token -- sh -c "$(cat "$work/ask")"
 matches "by the program in the guest" '^/run/git-askpass 0$' "$out"
 matches "with the user name" '^ci$' "$out"
 matches "with the token" "^$(sha256sum <"$values/token")" "$out"
+matches "nothing over http" '^0$' "$out"
+matches "it is an error" '^refused 1$' "$out"
 matches "it lies in memory" '^tmpfs$' "$out"
 
 exits "a VM that is copied" 0 cachot run -d --name web --secrets-bundle -- sh -c 'while :; do sleep 1; done'

@@ -38,10 +38,19 @@ pub enum AgeError {
 pub struct Opened {
     /// The bytes.
     pub plain: Zeroizing<Vec<u8>>,
+    /// Who can read it.
+    pub readers: Readers,
+}
+
+/// Who can read an age file, as far as it says.
+#[derive(Debug, Clone)]
+pub struct Readers {
     /// The public key that belongs to the private key that opened it.
-    pub reader: Recipient,
-    /// How many X25519 keys it is encrypted to; the file does not say to which.
-    pub recipients: usize,
+    pub own: Recipient,
+    /// How many X25519 keys it is encrypted to; it does not say to which.
+    pub keys: usize,
+    /// How many recipients of other kinds it is encrypted to: keys of ssh, of plugins, of a later age.
+    pub others: usize,
 }
 
 /// Decrypts an age file, binary or in ASCII armour.
@@ -57,10 +66,11 @@ pub fn decrypt(stored: &[u8], identities: &Identities) -> Result<Opened, AgeErro
     for identity in identities.keys() {
         match decrypt_with(stored, identity) {
             Ok(plain) => {
+                let (keys, others) = stanzas(stored);
+                let own = Recipient::of(identity);
                 return Ok(Opened {
                     plain,
-                    reader: Recipient::of(identity),
-                    recipients: stanzas(stored),
+                    readers: Readers { own, keys, others },
                 });
             }
             Err(AgeError::WrongKey) => {}
@@ -94,18 +104,24 @@ fn decrypt_with(
     }
 }
 
-/// Counts the X25519 stanzas of an age file's header, which is text up to its `---`.
-fn stanzas(stored: &[u8]) -> usize {
+/// Counts the X25519 stanzas of an age file's header, which is text up to its `---`, and those of other kinds. What
+/// implementations put in at random, so that readers pass over what they do not know, is nobody: its kind ends in `-grease`.
+fn stanzas(stored: &[u8]) -> (usize, usize) {
     let mut header = String::new();
-    let mut lines = 0;
+    let (mut keys, mut others) = (0, 0);
     let mut reader = ArmoredReader::new(stored);
     loop {
         header.clear();
         match reader.read_line(&mut header) {
             Ok(1..) if !header.starts_with("---") => {
-                lines += usize::from(header.starts_with("-> X25519 "));
+                let stanza = header.strip_prefix("-> ").map(str::split_ascii_whitespace);
+                match stanza.and_then(|mut words| words.next()) {
+                    Some("X25519") => keys += 1,
+                    Some(kind) if !kind.ends_with("-grease") => others += 1,
+                    _ => {}
+                }
             }
-            _ => return lines,
+            _ => return (keys, others),
         }
     }
 }

@@ -8,12 +8,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::age::encrypt;
+use super::age::{Readers, encrypt};
 use super::document::{Document, DocumentError, Field, KeyName};
 use super::lookup::{Bundles, Format, MAX_FILE_LEN};
 use super::node::{Entries, Node, SecretText};
 use super::{BundleError, BundleName};
-use crate::files::{self, Access, Existing};
+use crate::files::{self, Access, Existing, FileError};
 use crate::identities::{Identities, Recipient};
 
 /// Key of `metadata` that has the public keys, with commas.
@@ -30,21 +30,18 @@ pub enum EditError {
         "it is not an age file, and only those are changed: use `sops edit` for one of sops, and an editor for plaintext"
     )]
     NotAge,
-    /// It is not known for whom to encrypt it again.
+    /// It is not known for whom to encrypt it again: it names no keys, another number of them, or not the one that opens it.
     #[error(
-        "it is encrypted to {0} keys and does not say to which: name all of them once with `cachot bundle reencrypt`"
+        "it is encrypted to {0} keys and does not say, or not rightly, to which: name all of them once with \
+         `cachot bundle reencrypt`"
     )]
     RecipientsUnknown(usize),
-    /// What it says of its keys is not so.
+    /// It is encrypted to others than X25519 keys.
     #[error(
-        "it names {named} public keys but is encrypted to {found}: name all of them with `cachot bundle reencrypt`"
+        "it is encrypted to {0} recipients that are not keys of age-keygen (of ssh, of a plugin), to which cachot encrypts \
+         nothing: change it with `age`, or leave them out with `cachot bundle reencrypt`"
     )]
-    RecipientsDiffer {
-        /// Those in its metadata.
-        named: usize,
-        /// Those of the file.
-        found: usize,
-    },
+    OtherRecipients(usize),
     /// No recipient.
     #[error("nobody is to read it: name a recipient")]
     NoRecipients,
@@ -91,6 +88,10 @@ impl Bundles {
             true => Existing::Replace,
             false => Existing::Keep,
         };
+        // A new age file would hide one of sops, whose name comes later.
+        if !replace && let Some(path) = self.encrypted_path(name)? {
+            return Err(FileError::Exists(path).into());
+        }
         let recipients = match recipients.is_empty() {
             true => Identities::load(&self.key)?.recipients(),
             false => recipients.to_vec(),
@@ -138,18 +139,17 @@ impl Bundles {
         let _turn = self.lock()?;
         let opened = self.open(name)?;
         let failed = |error| edit_error(&opened.path, error);
-        let Some((reader, found)) = opened.readers else {
+        let Some(Readers { own, keys, others }) = opened.readers else {
             return Err(failed(EditError::NotAge));
         };
+        if others > 0 {
+            return Err(failed(EditError::OtherRecipients(others)));
+        }
         let mut document = opened.document;
         let recipients = match document.recipients() {
-            None if found == 1 => vec![reader],
-            None => return Err(failed(EditError::RecipientsUnknown(found))),
-            Some(named) if named.len() == found => named,
-            Some(named) => {
-                let named = named.len();
-                return Err(failed(EditError::RecipientsDiffer { named, found }));
-            }
+            None if keys == 1 => vec![own],
+            Some(named) if named.len() == keys && named.contains(&own) => named,
+            _ => return Err(failed(EditError::RecipientsUnknown(keys))),
         };
         change(&mut document).map_err(failed)?;
         self.write(name, document, recipients, Existing::Replace)
@@ -163,8 +163,7 @@ impl Bundles {
         existing: Existing,
     ) -> Result<Written, BundleError> {
         let path = self.age_path(name);
-        recipients.sort_by_key(ToString::to_string);
-        recipients.dedup();
+        distinct(&mut recipients);
         if recipients.is_empty() {
             return Err(edit_error(&path, EditError::NoRecipients));
         }
@@ -178,6 +177,12 @@ impl Bundles {
         })?;
         Ok(Written { path, recipients })
     }
+}
+
+/// Sorts keys, and leaves out those that are there already.
+fn distinct(keys: &mut Vec<Recipient>) {
+    keys.sort_by_key(ToString::to_string);
+    keys.dedup();
 }
 
 fn edit_error(path: &Path, error: EditError) -> BundleError {
@@ -307,12 +312,11 @@ impl Document {
     fn recipients(&self) -> Option<Vec<Recipient>> {
         let mut metadata = self.metadata();
         let (_, keys) = metadata.find(|(key, _)| *key == RECIPIENTS)?;
-        // What is no key counts as one less, which is noticed.
-        Some(
-            keys.split(',')
-                .filter_map(|key| key.trim().parse().ok())
-                .collect(),
-        )
+        // What is no key, or is there twice, counts as one less, which is noticed.
+        let keys = keys.split(',').filter_map(|key| key.trim().parse().ok());
+        let mut keys = keys.collect();
+        distinct(&mut keys);
+        Some(keys)
     }
 
     fn set_recipients(&mut self, recipients: &[Recipient]) {

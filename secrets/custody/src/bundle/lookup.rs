@@ -1,15 +1,16 @@
 //! Where bundles are, and how one is read.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::age::{self, AgeError};
+use super::age::{self, AgeError, Readers};
 use super::external;
 use super::read::{read, read_json};
 use super::sops::{self, SopsError};
 use super::{BundleError, BundleName, Document, DocumentError};
 use crate::files::{self, Access, FileError};
-use crate::identities::{Identities, Recipient};
+use crate::identities::Identities;
 
 /// Most bytes of a bundle's file: base64 and the frame of sops around each value make it no more than four times
 /// [`super::MAX_TEXT_LEN`].
@@ -97,8 +98,8 @@ pub struct Opened {
     pub path: PathBuf,
     /// How it is encrypted.
     pub format: Format,
-    /// Of an age file: the public key of whoever has read it, and how many can.
-    pub readers: Option<(Recipient, usize)>,
+    /// Of an age file: who can read it.
+    pub readers: Option<Readers>,
     /// How many values whoever can write the file can change: neither encrypted nor covered by the MAC of sops.
     pub unauthenticated: usize,
 }
@@ -108,6 +109,22 @@ impl Bundles {
     #[must_use]
     pub fn age_path(&self, name: &BundleName) -> PathBuf {
         self.folder.join(format!("{name}.age"))
+    }
+
+    /// The first path at which an encrypted bundle of this name, or anything else, is.
+    pub(super) fn encrypted_path(&self, name: &BundleName) -> Result<Option<PathBuf>, BundleError> {
+        for (extension, format) in EXTENSIONS {
+            let path = self.folder.join(format!("{name}{extension}"));
+            if format == Format::Plaintext {
+                continue;
+            }
+            match path.symlink_metadata() {
+                Ok(_) => return Ok(Some(path)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(FileError::system("look for", &path)(error).into()),
+            }
+        }
+        Ok(None)
     }
 
     /// The names of all bundles in the folder, sorted.
@@ -167,7 +184,7 @@ impl Bundles {
             Format::Age => {
                 let opened = self.decrypt(&path, stored)?;
                 let document = Document::parse(&opened.plain).map_err(of_document)?;
-                (document, Some((opened.reader, opened.recipients)))
+                (document, Some(opened.readers))
             }
             Format::SopsYaml | Format::SopsJson if self.sops.is_some() => {
                 (self.ask_sops(&path)?, None)

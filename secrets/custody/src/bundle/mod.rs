@@ -19,8 +19,8 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-pub use age::AgeError;
 pub(crate) use age::decrypt as decrypt_age;
+pub use age::{AgeError, Readers};
 pub use document::{Document, DocumentError, Field, FieldError, KeyName, KeyNameError};
 pub use edit::{EditError, Written};
 pub use external::ExternalError;

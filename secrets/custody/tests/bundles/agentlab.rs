@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use cachot_custody::bundle::{BundleError, Document, EditError, Field, Format};
+use cachot_custody::bundle::{BundleError, Document, EditError, Field, Format, Identities};
 use cachot_custody::schemes::Bundle;
 use cachot_secrets::Scheme;
 
@@ -257,7 +257,7 @@ fn test_agentlab_edit_locks_nobody_out() {
     ));
 
     let several = Folder::with_key("several.key");
-    let recipients = cachot_custody::bundle::Identities::load(&several.path("age.key"))
+    let recipients = Identities::load(&several.path("age.key"))
         .expect("keys")
         .recipients();
     bundles
@@ -268,6 +268,88 @@ fn test_agentlab_edit_locks_nobody_out() {
     folder.add("other.key", "age.key");
     let document = bundles.open(&name("default")).expect("read").document;
     assert!(document.value(&field("env.NEW")).is_some());
+}
+
+/// A public key of ssh, for which the `age` command encrypts as well.
+const SSH_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAgNdEZVFBxZoKjC0HNoA6Dpj6yhNDinGk3qz7SHHL+1";
+
+#[test]
+fn test_agentlab_edit_drops_no_recipient_that_is_not_a_key_of_age() {
+    let folder = Folder::with_key("mine.key");
+    let bundles = folder.bundles();
+    let own = Identities::load(&bundles.key).expect("keys").recipients();
+    let status = Command::new("age")
+        .args(["-r", &own[0].to_string(), "-r", SSH_KEY, "-o"])
+        .args([folder.path("default.age"), fixture("default.yaml")])
+        .status();
+    assert!(status.expect("the age command").success());
+    let before = fs::read(folder.path("default.age")).expect("read");
+    let edit = || {
+        bundles.edit(&name("default"), |document| {
+            document.set(&field("env.NEW"), "new-value".into());
+            Ok(())
+        })
+    };
+
+    let refused = edit().expect_err("refused");
+
+    assert!(matches!(
+        refused,
+        BundleError::Edit {
+            error: EditError::OtherRecipients(1),
+            ..
+        }
+    ));
+    assert_eq!(fs::read(folder.path("default.age")).expect("read"), before);
+    // What is asked for by name is done, and what our own writer puts in at random is no recipient.
+    bundles.reencrypt(&name("default"), &own).expect("written");
+    for _ in 0..20 {
+        edit().expect("changed");
+    }
+}
+
+#[test]
+fn test_agentlab_edit_believes_no_list_of_keys_that_cannot_be_the_files() {
+    let folder = Folder::with_key("mine.key");
+    folder.add("other.key", "other.key");
+    let bundles = folder.bundles();
+    let key_of = |file| {
+        let keys = Identities::load(&folder.path(file)).expect("keys");
+        keys.recipients()[0].to_string()
+    };
+    let (own, other) = (key_of("age.key"), key_of("other.key"));
+    let edit = |readers: &[&String], named: String| {
+        let text = format!("metadata: {{age_recipients: '{named}'}}\n");
+        folder.put("plain", text.as_bytes());
+        let status = Command::new("age")
+            .args(readers.iter().flat_map(|key| ["-r", key.as_str()]))
+            .args([
+                "-o".into(),
+                folder.path("default.age"),
+                folder.path("plain"),
+            ])
+            .status();
+        assert!(status.expect("the age command").success());
+        bundles.edit(&name("default"), |_| Ok(()))
+    };
+
+    for (readers, named) in [
+        (&[&own, &other][..], format!("{own},{own}")),
+        (&[&own, &other], own.clone()),
+        (&[&own, &other], format!("{own},none")),
+        (&[&own], other.clone()),
+        (&[&own], format!("{own},{other}")),
+    ] {
+        let refused = edit(readers, named.clone()).expect_err("refused");
+        let BundleError::Edit { error, .. } = refused else {
+            panic!("{refused}");
+        };
+        let expected = EditError::RecipientsUnknown(readers.len());
+        assert_eq!(error, expected, "{named}");
+    }
+    let written = edit(&[&own, &other], format!("{other}, {own},{own}")).expect("changed");
+    assert_eq!(written.recipients.len(), 2);
 }
 
 #[test]
@@ -326,4 +408,28 @@ fn test_agentlab_encrypt_makes_a_new_bundle_and_replaces_none_unasked() {
     assert!(!stored.windows(8).any(|window| window == b"7c1d0003"));
     assert!(encrypt(false).is_err());
     encrypt(true).expect("written");
+}
+
+#[test]
+fn test_agentlab_encrypt_hides_no_bundle_of_sops_unasked() {
+    for (fixture_name, file) in [
+        ("default.sops.yaml", "new.sops.yaml"),
+        ("default.sops.yaml", "new.sops.yml"),
+        ("default.sops.json", "new.sops.json"),
+    ] {
+        let folder = Folder::with_key("mine.key");
+        folder.add(fixture_name, file);
+        folder.add("default.yaml", "plain.yaml");
+        let bundles = folder.bundles();
+        let document = Document::read_plaintext(&fixture("default.yaml")).expect("a bundle");
+        let encrypt =
+            |bundle, replace| bundles.encrypt(&name(bundle), document.clone(), &[], replace);
+
+        let refused = encrypt("new", false).expect_err("refused").to_string();
+
+        assert!(refused.contains(file), "{refused}");
+        assert!(!folder.path("new.age").exists());
+        encrypt("new", true).expect("written");
+        encrypt("plain", false).expect("plaintext is what it is made of");
+    }
 }

@@ -84,7 +84,7 @@ fn examine(args: &ValidateArgs) -> Report {
         }
     };
     report.path = Some(opened.path);
-    report.readers = opened.readers.map(|(_, count)| count);
+    report.readers = opened.readers.map(|readers| readers.keys + readers.others);
     report.format = Some(match opened.format {
         Format::Age => "age",
         Format::SopsYaml | Format::SopsJson => "sops",

@@ -43,7 +43,10 @@ pub(super) struct Client {
 impl Client {
     /// Reads all settings.
     pub fn new(environment: &Environment, limit: Duration) -> Result<Self, ResolveError> {
-        let address = address(environment)?;
+        let Address {
+            text: address,
+            is_tls,
+        } = Address::read(environment)?;
         let namespace = match environment.get("VAULT_NAMESPACE") {
             Some(namespace) => Some(header("namespace", &namespace.into_vec())?),
             None => None,
@@ -59,7 +62,7 @@ impl Client {
             .max_idle_connections(0)
             .timeout_connect(Some(CONNECT_LIMIT.min(limit)))
             .timeout_global(Some(limit));
-        if address.starts_with("https:") {
+        if is_tls {
             let provider = rustls::crypto::ring::default_provider();
             let tls = TlsConfig::builder()
                 .root_certs(certificates(environment)?)
@@ -194,24 +197,38 @@ fn is_cut(error: &io::Error) -> bool {
 }
 
 /// The address in `VAULT_ADDR`, checked.
-fn address(environment: &Environment) -> Result<String, VaultError> {
-    let text = environment
-        .get(ADDRESS_VARIABLE)
-        .ok_or(VaultError::NoAddress)?
-        .into_string()
-        .map_err(|_| VaultError::BadAddress)?;
-    let uri: Uri = text.parse().map_err(|_| VaultError::BadAddress)?;
-    let is_good = matches!(uri.scheme_str(), Some("http" | "https"))
-        && uri.host().is_some_and(|host| !host.is_empty())
-        && uri
-            .authority()
-            .is_some_and(|one| !one.as_str().contains('@'))
-        && uri.query().is_none()
-        && !text.contains('#');
-    if is_good {
-        Ok(text.trim_end_matches('/').to_owned())
-    } else {
-        Err(VaultError::BadAddress)
+struct Address {
+    text: String,
+    is_tls: bool,
+}
+
+impl Address {
+    fn read(environment: &Environment) -> Result<Self, VaultError> {
+        let text = environment
+            .get(ADDRESS_VARIABLE)
+            .ok_or(VaultError::NoAddress)?
+            .into_string()
+            .map_err(|_| VaultError::BadAddress)?;
+        let uri: Uri = text.parse().map_err(|_| VaultError::BadAddress)?;
+        // By the URI's scheme, not the text: `HTTPS://` is the same.
+        let is_tls = match uri.scheme_str().map(str::to_ascii_lowercase).as_deref() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(VaultError::BadAddress),
+        };
+        let is_good = uri.host().is_some_and(|host| !host.is_empty())
+            && uri
+                .authority()
+                .is_some_and(|one| !one.as_str().contains('@'))
+            && uri.query().is_none()
+            && !text.contains('#');
+        match is_good {
+            true => Ok(Self {
+                text: text.trim_end_matches('/').to_owned(),
+                is_tls,
+            }),
+            false => Err(VaultError::BadAddress),
+        }
     }
 }
 
