@@ -223,6 +223,43 @@ fn test_use_that_cannot_be_recorded_gives_nothing_out() {
 }
 
 #[test]
+fn test_log_that_a_trusted_key_has_signed_is_noted_by_verify_and_not_gone_on_with() {
+    let place = Place::new();
+    let check = ["secret", "check", "A=env:API_TOKEN"];
+    place.lines(&check, 0);
+    assert_eq!(place.lines(&["secret", "audit", "verify"], 0).len(), 1);
+    let first = fs::read_to_string(place.path("state/audit/log.jsonl")).expect("text");
+    let (_, rest) = first.split_once(r#""key":""#).expect("a checkpoint");
+    let key = &rest[..64];
+
+    // The host gets another key, and trusts the old one.
+    fs::remove_file(place.path("state/host-key")).expect("removed");
+    let trusted = place.path("state/trusted-keys");
+    fs::create_dir(&trusted).expect("made");
+    fs::set_permissions(&trusted, fs::Permissions::from_mode(0o700)).expect("its mode");
+    fs::write(trusted.join("old"), format!("{key}\n")).expect("written");
+    fs::set_permissions(trusted.join("old"), fs::Permissions::from_mode(0o600)).expect("its mode");
+
+    let refused = place.cachot(&check);
+    assert_eq!(refused.status.code(), Some(125), "{refused:?}");
+    let error = text(&refused.stderr);
+    assert!(
+        error.contains(key) && error.contains("move the log's folder away"),
+        "{error}"
+    );
+    let lines = place.lines(&["secret", "audit", "verify"], 0);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].starts_with("note: ") && lines[0].contains(key),
+        "{lines:?}"
+    );
+    // Controls: as the error says.
+    fs::rename(place.path("state/audit"), place.path("old")).expect("moved");
+    place.lines(&check, 0);
+    assert_eq!(place.lines(&["secret", "audit", "verify"], 0).len(), 1);
+}
+
+#[test]
 fn test_logs_that_there_are_not_are_told_apart() {
     let place = Place::new();
     let cases: [(&[&str], &str); 5] = [

@@ -25,8 +25,10 @@ pub trait Verifier {
 /// What a signature is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// A trusted key has made it.
+    /// This host's own key has made it.
     Good,
+    /// A key that is trusted, and is not this host's own, has made it.
+    Other,
     /// Some other key may have made it.
     UntrustedKey,
     /// Nobody has made it for this.

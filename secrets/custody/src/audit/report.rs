@@ -46,6 +46,11 @@ pub enum Flaw {
     /// A key of others.
     #[error("the checkpoint is signed by the key {0}, which is not trusted here")]
     UntrustedKey(String),
+    /// A key of others that is trusted.
+    #[error(
+        "the checkpoint, and maybe others, is signed by the key {0}, which is trusted here and is not this host's own"
+    )]
+    OtherKey(String),
     /// The first line of a file is something else.
     #[error("a file begins with a line of the kind `log`, and only a file does")]
     Opening,
@@ -81,7 +86,7 @@ pub enum Flaw {
     /// Lines that nothing signs.
     #[error("the last {0} lines have no checkpoint behind them: nobody has signed them")]
     Unsigned(u64),
-    /// A writer was interrupted; no value was given out for what it wrote.
+    /// A writer was interrupted; a value was given out for what it wrote only if the power was lost afterwards.
     #[error(
         "a writer was interrupted here, and its {lines} lines and {bytes} bytes of another one came without a signature"
     )]

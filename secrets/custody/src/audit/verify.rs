@@ -1,6 +1,6 @@
 //! Finding out whether a log is what was written: every line, signature and file, against its head and anchors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -117,6 +117,8 @@ struct Check<'a> {
     chain: Chain,
     /// Lines since the last checkpoint.
     unsigned: u64,
+    /// Trusted keys that have signed and are not this host's own.
+    others: BTreeSet<[u8; 32]>,
     /// A piece that is not a line, and may be a torn one.
     torn: Option<(Finding, Vec<u8>)>,
     path: PathBuf,
@@ -139,6 +141,7 @@ impl<'a> Check<'a> {
             anchor_seen: false,
             chain: Chain::EMPTY,
             unsigned: 0,
+            others: BTreeSet::new(),
             torn: None,
             path: folder.join(CURRENT),
             at: 0,
@@ -294,6 +297,7 @@ impl<'a> Check<'a> {
                 if let Some(log) = self.report.log {
                     match checkpoint::check(&checkpoint, log, before, self.verifier) {
                         Trust::Good => {}
+                        Trust::Other => self.signed_by_other(checkpoint.key),
                         Trust::WrongSignature => self.wrong(Flaw::Signature),
                         Trust::UntrustedKey => {
                             self.wrong(Flaw::UntrustedKey(hex::encode(checkpoint.key)));
@@ -301,6 +305,15 @@ impl<'a> Check<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// Notes a trusted key that is not this host's own, once.
+    fn signed_by_other(&mut self, key: [u8; 32]) {
+        if self.others.insert(key) {
+            let finding = self.finding(Flaw::OtherKey(hex::encode(key)));
+            // First: however many notes there are, this one is among them.
+            self.report.notes.insert(0, finding);
         }
     }
 

@@ -29,23 +29,32 @@ impl Signer for HostSigner {
 }
 
 /// The host's key and those in `trusted-keys`.
-pub struct TrustedVerifier(TrustedKeys);
+pub struct TrustedVerifier {
+    /// Where the host has one.
+    own: Option<[u8; 32]>,
+    keys: TrustedKeys,
+}
 
 impl TrustedVerifier {
     /// Of this state folder.
     pub fn load(root: &Path) -> Result<Self, ImageError> {
-        TrustedKeys::load(root).map(Self)
+        Ok(Self {
+            own: HostKey::load(root)?.map(|key| key.public().to_bytes()),
+            keys: TrustedKeys::load(root)?,
+        })
     }
 }
 
 impl Verifier for TrustedVerifier {
     fn check(&self, key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> Trust {
-        if !self.0.has(key) {
+        if !self.keys.has(key) {
             Trust::UntrustedKey
-        } else if self.0.has_signed(key, CONTEXT, message, signature) {
-            Trust::Good
-        } else {
+        } else if !self.keys.has_signed(key, CONTEXT, message, signature) {
             Trust::WrongSignature
+        } else if self.own != Some(*key) {
+            Trust::Other
+        } else {
+            Trust::Good
         }
     }
 }

@@ -422,6 +422,36 @@ fn test_log_that_another_key_has_signed_is_not_gone_on_with() {
     place.write(&["B"]);
 }
 
+/// Trusts two keys, of which the first is this host's own.
+struct Two<'a>(&'a Key, &'a Key);
+
+impl Verifier for Two<'_> {
+    fn check(&self, key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> Trust {
+        match (
+            self.0.check(key, message, signature),
+            self.1.check(key, message, signature),
+        ) {
+            (Trust::UntrustedKey, Trust::Good) => Trust::Other,
+            (own, _) => own,
+        }
+    }
+}
+
+#[test]
+fn test_trusted_key_that_is_not_this_hosts_is_named_once_in_a_note() {
+    let place = Place::new();
+    place.write(&["A"]);
+    place.write(&["B"]);
+    let own = Key::new(2);
+    let report = verify(&place.folder(), &Two(&own, &place.key), None).expect("a log");
+    assert!(report.is_good());
+    let notes: Vec<_> = report.notes.iter().map(|one| &one.flaw).collect();
+    assert_eq!(notes, [&Flaw::OtherKey(hex::encode(place.key.key()))]);
+    // Control: of its own key nothing is said.
+    let report = verify(&place.folder(), &Two(&place.key, &own), None).expect("a log");
+    assert!(report.is_good() && report.notes.is_empty());
+}
+
 #[test]
 fn test_report_of_a_log_of_nonsense_is_bounded() {
     let place = Place::new();
