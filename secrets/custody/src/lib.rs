@@ -8,6 +8,7 @@ pub mod audit;
 pub mod bundle;
 mod crypto;
 mod files;
+mod group;
 mod identities;
 pub mod import;
 pub mod keys;

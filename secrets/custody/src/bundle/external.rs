@@ -1,20 +1,19 @@
 //! A sops program of the user's in place of our reader: for files whose data key only it can get.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use zeroize::Zeroizing;
 
 use super::read::MAX_TEXT_LEN;
 use crate::files::{self, Access, FileError};
+use crate::group::Group;
 
 /// How long it may take: it may ask a service for the data key.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,9 +26,6 @@ const KEPT: [&str; 5] = [
     "XDG_RUNTIME_DIR",
     "GNUPGHOME",
 ];
-
-/// How often it is asked whether it has ended, once it has closed its output.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// Why it gave no document. What it said on standard error is not repeated: it may quote the file.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +62,9 @@ pub fn decrypt(
 ) -> Result<Zeroizing<Vec<u8>>, ExternalError> {
     files::open(program, Access::Trusted, u64::MAX)?;
     let deadline = Instant::now() + patience;
-    let child = Command::new(program)
+    let late = || ExternalError::Late(patience);
+    let mut command = Command::new(program);
+    command
         .args(["--decrypt", "--output-type", "json"])
         .arg(file)
         // Our own environment may have values in it.
@@ -78,74 +76,61 @@ pub fn decrypt(
         .env("SOPS_AGE_KEY_FILE", key)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        // A group of its own, to be killed as one.
-        .process_group(0)
-        .spawn()
-        .map_err(ExternalError::Start)?;
-    let mut running = Running(child);
-    let output = running.output(deadline).map_err(|error| match error {
-        ExternalError::Late(_) => ExternalError::Late(patience),
-        other => other,
-    })?;
-    let status = loop {
-        match running.0.try_wait().map_err(ExternalError::Read)? {
-            Some(status) => break status,
-            None if Instant::now() >= deadline => return Err(ExternalError::Late(patience)),
-            None => sleep(PAUSE),
-        }
-    };
+        .stderr(Stdio::null());
+    let mut group = Group::start(&mut command).map_err(ExternalError::Start)?;
+    let output = output(group.child(), deadline)?.ok_or_else(late)?;
+    let pid = Pid::from_raw(group.child().id().cast_signed());
+    let process = pid
+        .ok_or(Errno::SRCH)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    let process = process.map_err(|error| ExternalError::Read(error.into()))?;
+    if !wait_for(process.as_fd(), deadline)? {
+        return Err(late());
+    }
+    // What it has started may still run, and ends with it.
+    let status = group.end().map_err(ExternalError::Read)?;
     match status.success() {
         true => Ok(output),
         false => Err(ExternalError::Failed(status)),
     }
 }
 
-/// A process that does not outlive its use.
-struct Running(Child);
-
-impl Running {
-    fn output(&mut self, deadline: Instant) -> Result<Zeroizing<Vec<u8>>, ExternalError> {
-        let Some(stdout) = self.0.stdout.take() else {
-            return Err(ExternalError::Read(io::ErrorKind::BrokenPipe.into()));
-        };
-        let mut stdout = File::from(std::os::fd::OwnedFd::from(stdout));
-        // All of it at once: what it would grow out of is not wiped.
-        let mut output = Zeroizing::new(vec![0; MAX_TEXT_LEN + 1]);
-        let mut len = 0;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec::try_from(left).map_err(|_| ExternalError::Late(left))?;
-            let mut descriptors = [PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::IN)];
-            match poll(&mut descriptors, Some(&left)) {
-                Ok(0) => return Err(ExternalError::Late(Duration::ZERO)),
-                Ok(_) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(ExternalError::Read(error.into())),
+/// What a program prints; `None` if it has not closed its output by the deadline.
+fn output(
+    child: &mut Child,
+    deadline: Instant,
+) -> Result<Option<Zeroizing<Vec<u8>>>, ExternalError> {
+    let Some(mut stdout) = child.stdout.take() else {
+        return Err(ExternalError::Read(io::ErrorKind::BrokenPipe.into()));
+    };
+    // All of it at once: what it would grow out of is not wiped.
+    let mut output = Zeroizing::new(vec![0; MAX_TEXT_LEN + 1]);
+    let mut len = 0;
+    while wait_for(stdout.as_fd(), deadline)? {
+        match stdout.read(&mut output[len..]) {
+            Ok(0) if len > MAX_TEXT_LEN => return Err(ExternalError::TooLong),
+            Ok(0) => {
+                output.truncate(len);
+                return Ok(Some(output));
             }
-            match stdout.read(&mut output[len..]) {
-                Ok(0) if len > MAX_TEXT_LEN => return Err(ExternalError::TooLong),
-                Ok(0) => break,
-                Ok(read) => len += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(ExternalError::Read(error)),
-            }
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(ExternalError::Read(error)),
         }
-        output.truncate(len);
-        Ok(output)
     }
+    Ok(None)
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Once it was waited for its number may be another process's.
-        if let Ok(None) = self.0.try_wait()
-            && let Some(group) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw)
-        {
-            kill_process_group(group, Signal::KILL).ok();
-            self.0.wait().ok();
-        }
-    }
+/// Waits until a descriptor is readable; `false` if it is not by the deadline.
+fn wait_for(descriptor: BorrowedFd<'_>, deadline: Instant) -> Result<bool, ExternalError> {
+    let mut descriptors = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+    let ready = retry_on_intr(|| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
+        poll(&mut descriptors, Some(&left))
+    });
+    let ready = ready.map_err(|error| ExternalError::Read(error.into()))?;
+    Ok(ready > 0)
 }
 
 #[cfg(test)]
@@ -200,6 +185,38 @@ mod tests {
             assert!(matches!(late, ExternalError::Late(_)), "{late}");
             assert!(begun.elapsed() < Duration::from_secs(20));
         }
+    }
+
+    #[test]
+    fn test_external_sops_that_succeeds_leaves_nothing_running() {
+        let output = run("sleep 1000 >/dev/null & echo $!", PATIENCE).expect("output");
+        let text = String::from_utf8(output.to_vec()).expect("text");
+        let stat = format!("/proc/{}/stat", text.trim());
+        let begun = Instant::now();
+        // Whoever is its parent now may not have waited for it.
+        while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it still runs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn test_external_sops_inherits_no_descriptor() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = fs::File::create(folder.path().join("file")).expect("a file");
+        // Without the flag that closes it, as a descriptor from this process's own parent is.
+        let inherited = rustix::io::fcntl_dupfd_cloexec(&file, 200).expect("a descriptor");
+        rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).expect("set");
+        let script = format!(
+            "[ -e /proc/$$/fd/{} ] && echo open || echo closed",
+            std::os::fd::AsRawFd::as_raw_fd(&inherited)
+        );
+
+        let output = run(&script, PATIENCE).expect("output");
+
+        assert_eq!(output.as_slice(), b"closed\n");
+        let control = Command::new("sh").args(["-c", &script]).output();
+        assert_eq!(control.expect("it runs").stdout, b"open\n");
     }
 
     #[test]

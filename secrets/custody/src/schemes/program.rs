@@ -5,18 +5,19 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use cachot_secrets::{ResolveError, SecretValue, ValueError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use zeroize::Zeroizing;
 
 use super::exec::HELPER_VARIABLE;
 use super::{Environment, of_value};
+use crate::group::Group;
 
 /// The variables that a program gets: where it and its settings are, who the user is, how to reach the user's
 /// agents, and the language of messages. None of them is where people keep values.
@@ -122,7 +123,7 @@ impl Program<'_> {
     /// What it prints when it is called with these arguments, less one line feed at the end.
     pub fn value<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<SecretValue, ResolveError> {
         let deadline = Instant::now() + self.limit;
-        let mut group = Group(Some(self.start(arguments)?));
+        let mut group = self.start(arguments)?;
         let mut output = Output::of(group.child(), deadline);
         let value = SecretValue::read_line_from(&mut output);
         let value = match value {
@@ -148,23 +149,20 @@ impl Program<'_> {
         value.map_err(|error| self.no_value(error))
     }
 
-    fn start<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Child, ExecError> {
+    fn start<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Group, ExecError> {
         let mut command = Command::new(self.path);
         command
             .args(arguments)
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+            .stderr(Stdio::piped());
         for name in PASSED_ON {
             if let Some(value) = self.environment.get(name) {
                 command.env(name, value);
             }
         }
-        // SAFETY: the closure makes one system call.
-        unsafe { command.pre_exec(close_inherited) };
-        command.spawn().map_err(|source| ExecError::Start {
+        Group::start(&mut command).map_err(|source| ExecError::Start {
             program: self.path.to_owned(),
             source,
         })
@@ -192,63 +190,12 @@ impl Program<'_> {
     }
 }
 
-/// Closes what this process has inherited from its own parent, a pipe with another secret perhaps, when the
-/// program begins. What this process opens itself is closed then anyway.
-fn close_inherited() -> io::Result<()> {
-    // SAFETY: a system call on numbers.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3_u32,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
 fn ending(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with exit code {code}"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => status.to_string(),
     }
-}
-
-/// A program and what it starts in its process group, none of which outlives this.
-struct Group(Option<Child>);
-
-impl Group {
-    fn child(&mut self) -> &mut Child {
-        self.0.as_mut().expect("only `end` takes it, by value")
-    }
-
-    /// Ends all of it, and says how the program itself ended.
-    fn end(mut self) -> io::Result<ExitStatus> {
-        end(&mut self.0.take().expect("nothing else takes it"))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            end(child).ok();
-        }
-    }
-}
-
-fn end(child: &mut Child) -> io::Result<ExitStatus> {
-    // Before it is waited for: until then the number can be no other group's.
-    if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
-        kill_process_group(group, Signal::KILL).ok();
-    }
-    // It may have gone to another group, and is waited for.
-    child.kill().ok();
-    child.wait()
 }
 
 /// What a program prints, until a deadline.

@@ -157,6 +157,22 @@ fn test_sops_readable_value_that_was_changed_or_added_is_refused() {
 }
 
 #[test]
+fn test_sops_readable_number_is_delivered_in_one_spelling() {
+    let good = text("encrypted_regex.sops.yaml");
+    let document = open(&good).expect("read").document.to_yaml();
+    for (from, to) in [
+        ("port_unencrypted: 8080", "port_unencrypted: 0x1F90"),
+        ("ratio_unencrypted: 1.5", "ratio_unencrypted: 15e-1"),
+        ("on_unencrypted: true", "on_unencrypted: TRUE"),
+    ] {
+        let changed = good.replace(from, to);
+        assert_ne!(changed, good, "{from}");
+        let opened = open(&changed).expect("the same to the MAC").document;
+        assert_eq!(*opened.to_yaml(), *document, "{from}");
+    }
+}
+
+#[test]
 fn test_sops_mac_and_its_time_are_bound_to_the_file() {
     let good = text("default.sops.yaml");
     let other = text("two.sops.yaml");

@@ -195,6 +195,10 @@ impl Walk<'_> {
                     bytes.zeroize();
                 }
             }
+            // The MAC covers what it means: how it is spelled, whoever can write the file chooses.
+            if let Some(text) = value::spelling(scalar) {
+                scalar.text = text.into();
+            }
             return Ok(());
         }
         // An empty text is not encrypted; the MAC notices one that takes the place of a value.

@@ -123,6 +123,16 @@ pub fn canonical(scalar: &Scalar) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(bytes)
 }
 
+/// The one spelling of a number or truth value; `None` of all else.
+pub fn spelling(scalar: &Scalar) -> Option<String> {
+    match scalar.resolve() {
+        Resolved::Bool(value) => Some(value.to_string()),
+        Resolved::Int(value) => Some(value.to_string()),
+        Resolved::Float(value) if value.is_finite() => Some(value.to_string()),
+        Resolved::Float(_) | Resolved::Null | Resolved::Text(_) => None,
+    }
+}
+
 /// Whether it is `YYYY-MM-DD`, which YAML reads as a time.
 fn is_date(text: &str) -> bool {
     let digit = |(at, byte): (usize, u8)| match at {
