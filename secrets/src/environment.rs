@@ -1,12 +1,12 @@
 //! Taking values out of this process's own environment, where `/proc/PID/environ` shows them.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, OsString, c_char};
 use std::io;
 use std::slice;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// How long threads that are ending are waited for; the kernel needs microseconds, and the rest is for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ pub enum ScrubError {
 /// Removing a variable alone leaves its bytes where the kernel put them when the program was
 /// started, and `/proc/PID/environ` goes on showing them to every process of the same user. After
 /// this call the block holds `NAME=` and zero bytes. Names that are not set are passed over. The
-/// process that started this one still has the variable: that one is the user's.
+/// process that started this one still has the variable: that one is the user's. If none is set, there is nothing to do, whatever threads run.
 ///
 /// Call it once the values are resolved and before the first thread is started that goes on.
 ///
@@ -43,6 +43,15 @@ pub enum ScrubError {
 pub fn scrub_environment<N: AsRef<str>>(
     names: impl IntoIterator<Item = N>,
 ) -> Result<(), ScrubError> {
+    // A copy of the value, which is wiped; names that no variable has have none.
+    let copy = |name: &N| std::env::var_os(name.as_ref()).map(OsString::into_encoded_bytes);
+    let names = names
+        .into_iter()
+        .filter(|name| copy(name).map(Zeroizing::new).is_some());
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        return Ok(());
+    }
     // Only this thread could start another one, so what is read here stays true to the end.
     let since = Instant::now();
     loop {
